@@ -1,0 +1,66 @@
+# clew: everything runs inside .venv, which is made on first use and remade when the requirements change.
+.POSIX:
+.SUFFIXES:
+
+PYTHON = python3
+CONSTRAINTS = constraints.txt
+# More options for pip, for example a CPU-only torch on Linux:
+#   make train PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_ARGS =
+# More options for clew or pytest: make train ARGS='--seed 1', make test ARGS='tests/agent -k returns'
+ARGS =
+
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS) $(PIP_ARGS)
+
+.PHONY: help venv dev train test check format clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+train: $(VENV)/.installed ## train and evaluate an agent that must remember (the T-Maze recipe)
+	@$(BIN)/clew train tmaze $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests on two cores
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(VENV)/.installed-dev ## format, lint, types and import contracts, changing nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## format the code and fix what ruff can fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+venv: $(VENV)/.installed ## make the environment and install clew in it
+
+dev: $(VENV)/.installed-dev ## the same, with the tools for development
+
+clean: ## remove the environment and caches; outputs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "clew needs Python 3.10 or newer, and '$(PYTHON)' was not found. Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "clew needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv. Or: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
+	@echo "installing clew (torch makes this take a few minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the tools for development"
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The agent: replay, imagination, returns, actor-critic, learner, and acting."""

@@ -1,0 +1,190 @@
+"""The policy and the value, and how they learn from sequences of features.
+
+Both read token features through learned queries of their own, so that what matters for acting
+need not matter for predicting. Gradients never reach the world model.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agent.imagination import Imagination
+from agent.returns import PercentileScale, lambda_returns
+from worldmodel.actions import ActionCodec
+from worldmodel.heads import Pool, TwoHot, mlp, zero_last
+from worldmodel.latents import sample, unimix
+from worldmodel.types import Records
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """How the policy and the value learn."""
+
+    horizon: int = 16
+    """Steps imagined from each start."""
+    starts: int = 16
+    """Imagination starts after every so many frames of the replayed context."""
+    discount: float = 0.997
+    """Discount of a step."""
+    lam: float = 0.95
+    """λ of the returns."""
+    entropy: float = 3e-4
+    """Weight of the policy's entropy."""
+    replay_value: float = 0.3
+    """Weight of the critic's loss on replayed returns, beside the imagined ones."""
+    slow_rate: float = 0.02
+    """Rate at which the critic's slow copy follows it."""
+
+
+class ActionDistribution(NamedTuple):
+    """Independent categoricals (log-probabilities), or normals around a squashed mean."""
+
+    categories: tuple[Float[Tensor, "*n classes"], ...] = ()
+    mean: Float[Tensor, "*n A"] | None = None
+    std: Float[Tensor, "*n A"] | None = None
+
+    def sample(self) -> Float[Tensor, "*n A"]:
+        """Encoded actions; those of a box may lie outside, and are clipped when acted out."""
+        if self.mean is not None and self.std is not None:
+            return self.mean + self.std * torch.randn_like(self.mean)
+        return torch.cat([sample(log_probs).round() for log_probs in self.categories], -1)
+
+    def mode(self) -> Float[Tensor, "*n A"]:
+        """The likeliest actions; `ActionCodec.decode` takes the largest entry of each category."""
+        return torch.cat(self.categories, -1) if self.mean is None else self.mean
+
+    def log_prob(self, action: Float[Tensor, "*n A"]) -> Float[Tensor, "*n"]:
+        """Log-probability of encoded actions."""
+        if self.mean is not None:
+            return self._normal().log_prob(action).sum(-1)
+        return (action * torch.cat(self.categories, -1)).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*n"]:
+        """Entropy in nats, summed over the parts of an action."""
+        if self.mean is not None:
+            return self._normal().entropy().sum(-1)
+        return -torch.stack([(c.exp() * c).sum(-1) for c in self.categories]).sum(0)
+
+    def _normal(self) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self.mean, self.std, validate_args=False)
+
+
+class Actor(nn.Module):
+    """The policy: features to a distribution over actions."""
+
+    def __init__(self, tokens: int, width: int, actions: ActionCodec) -> None:
+        super().__init__()
+        self.counts, self.continuous = actions.counts, actions.continuous
+        self.pool = Pool(tokens, width)
+        outputs = 2 * actions.size if self.continuous else actions.size
+        self.net = zero_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2))
+
+    def forward(self, features: Float[Tensor, "*n S D"]) -> ActionDistribution:
+        """The policy at these features; standard deviations lie in [0.1, 1]."""
+        logits = self.net(self.pool(features))
+        if self.continuous:
+            mean, std = logits.chunk(2, -1)
+            return ActionDistribution(mean=mean.tanh(), std=0.1 + 0.9 * (std + 2).sigmoid())
+        return ActionDistribution(tuple(unimix(part) for part in logits.split(self.counts, -1)))
+
+
+class Critic(nn.Module):
+    """The value: features to a distribution over returns."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.pool = Pool(tokens, width)
+        self.two_hot = TwoHot()
+        outputs = len(self.two_hot.bins)
+        self.net = zero_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2))
+
+    def forward(self, features: Float[Tensor, "*n S D"]) -> Float[Tensor, "*n bins"]:
+        """Logits of the value's bins."""
+        return self.net(self.pool(features))
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic, the critic's slow copy and the returns' scale, with their losses."""
+
+    def __init__(self, actor: Actor, tokens: int, width: int, config: BehaviourConfig) -> None:
+        super().__init__()
+        _validate(config)
+        self.config, self.actor = config, actor
+        self.critic = Critic(tokens, width)
+        self.slow = Critic(tokens, width).requires_grad_(False)
+        self.slow.load_state_dict(self.critic.state_dict())
+        self.scale = PercentileScale()
+
+    def imagination_losses(self, imagined: Imagination) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of actor and critic on imagined rollouts, and what to log of them.
+
+        REINFORCE with λ-returns, advantages in units of the returns' spread, an entropy bonus
+        (DreamerV3, arXiv 2301.04104, eq. 6 and 7). Steps count as far as they are reached.
+        """
+        discount = self.config.discount * imagined.continuation
+        logits = self.critic(imagined.features)
+        value = self.critic.two_hot.mean(logits.detach())
+        returns = lambda_returns(imagined.reward, discount, value, self.config.lam)
+        self.scale.update(returns)
+        reached = torch.cat([imagined.continuation[:, :1], discount[:, 1:-1]], 1).cumprod(1)
+        advantage = (returns - value[:, :-1]) / self.scale.scale()
+        policy = self.actor(imagined.features[:, :-1])
+        entropy = policy.entropy()
+        gain = advantage * policy.log_prob(imagined.action) + self.config.entropy * entropy
+        critic_nats = self._value_loss(logits[:, :-1], imagined.features[:, :-1], returns)
+        losses = {
+            "actor": -(reached * gain).mean(),
+            "critic": (reached * critic_nats).mean(),
+        }
+        metrics = {
+            "entropy": entropy.mean(),
+            "imagined_return": returns[:, 0].mean(),
+            "imagined_reward": imagined.reward[:, 1:].mean(),
+            "value": value.mean(),
+            "return_scale": self.scale.scale(),
+        }
+        return losses, metrics
+
+    def replay_value_loss(
+        self, features: Float[Tensor, "B T S D"], records: Records
+    ) -> Float[Tensor, ""]:
+        """The critic's loss on the rewards that were really met, bootstrapped by itself."""
+        discount = self.config.discount * (~records.is_terminal).float()
+        logits = self.critic(features)
+        value = self.critic.two_hot.mean(logits.detach())
+        returns = lambda_returns(
+            records.reward, discount, value, self.config.lam, records.is_first
+        )
+        counts = ~records.is_terminal[:, :-1] & ~records.is_first[:, 1:]
+        nats = self._value_loss(logits[:, :-1], features[:, :-1], returns)
+        return (nats * counts).mean()
+
+    @torch.no_grad()
+    def update_slow(self) -> None:
+        """Let the slow critic follow."""
+        pairs = zip(self.slow.parameters(), self.critic.parameters(), strict=True)
+        for slow, fast in pairs:
+            slow.lerp_(fast, self.config.slow_rate)
+
+    def _value_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
+        """Towards the returns, and towards the slow copy's own opinion as a regulariser."""
+        with torch.no_grad():
+            slow = self.slow.two_hot.mean(self.slow(features))
+        two_hot = self.critic.two_hot
+        return two_hot.loss(logits, returns) + two_hot.loss(logits, slow)
+
+
+def _validate(config: BehaviourConfig) -> None:
+    for name in ("horizon", "starts"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"behaviour.{name} = {getattr(config, name)} must be at least 1.")
+    for name in ("discount", "lam", "slow_rate"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"behaviour.{name} = {getattr(config, name)} must lie in [0, 1].")
+    for name in ("entropy", "replay_value"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"behaviour.{name} = {getattr(config, name)} must not be negative.")

@@ -1,0 +1,138 @@
+"""The agent that acts: observations in, actions out, with a carry in between.
+
+`predict` has Stable-Baselines3's signature for recurrent policies, so `evaluate_policy` and other
+tools take it. What is saved is a folder of `agent.safetensors` and `agent.json`; nothing is pickled.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Bool
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from agent.actor_critic import Actor
+from worldmodel.config import from_dict
+from worldmodel.model import ModelConfig, WorldModel
+from worldmodel.spaces import flatten_observation, space_from_json, space_to_json
+from worldmodel.types import Carry
+
+FORMAT = 1
+
+
+class AgentState(NamedTuple):
+    """What an agent keeps between two records: its carry and the (raw) action it took."""
+
+    carry: Carry
+    prev_action: Tensor
+
+
+class Agent(nn.Module):
+    """A world model to remember with and a policy to act by."""
+
+    def __init__(
+        self, observation_space: gym.Space, action_space: gym.Space, config: ModelConfig
+    ) -> None:
+        super().__init__()
+        self.observation_space, self.action_space = observation_space, action_space
+        self.config = config
+        self.model = WorldModel(observation_space, action_space, config)
+        self.actor = Actor(self.model.sizes.tokens, config.width, self.model.actions)
+
+    def initial(self, batch: int) -> AgentState:
+        """The state of `batch` agents that have seen nothing."""
+        actions = self.model.actions
+        vector = torch.zeros(batch, actions.size, device=self.model.place.device)
+        return AgentState(self.model.initial(batch), actions.decode(vector))
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: dict[str, Tensor],
+        state: AgentState,
+        is_first: Bool[Tensor, " B"],
+        deterministic: bool = False,
+    ) -> tuple[Tensor, AgentState]:
+        """Actions for a batch of observations (by leaf name, in the units of their spaces)."""
+        frames = {name: value[:, None] for name, value in observation.items()}
+        _, carry, _ = self.model.observe(
+            frames, state.prev_action[:, None], is_first[:, None], state.carry, None, deterministic
+        )
+        policy = self.actor(carry.features)
+        action = self.model.actions.decode(policy.mode() if deterministic else policy.sample())
+        return action, AgentState(carry, action)
+
+    def predict(
+        self,
+        observation: Any,
+        state: AgentState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, AgentState]:
+        """Actions and the next state, as Stable-Baselines3's `predict` gives them.
+
+        `observation` is one observation of the space or a batch of them; `episode_start` says for
+        each of the batch whether an episode begins (default: only where `state` is None).
+        """
+        tensors = self.to_tensors(observation)
+        single = _is_single(tensors, self)
+        if single:
+            tensors = {name: value[None] for name, value in tensors.items()}
+        batch = len(next(iter(tensors.values())))
+        if episode_start is None:
+            episode_start = np.full(batch, state is None)
+        is_first = torch.as_tensor(np.atleast_1d(episode_start), device=self.device).bool()
+        action, state = self.act(tensors, state or self.initial(batch), is_first, deterministic)
+        action = action.cpu().numpy().astype(self.action_space.dtype)
+        return (action[0] if single else action), state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.place.device
+
+    def to_tensors(self, observation: Any) -> dict[str, Tensor]:
+        """The leaves of a (batched) observation on the agent's device."""
+        leaves = flatten_observation(self.model.codec.names, observation)
+        return {name: torch.as_tensor(leaf, device=self.device) for name, leaf in leaves.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Write `agent.safetensors` and `agent.json` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "agent.safetensors")
+        about = {
+            "format": FORMAT,
+            "model": asdict(self.config),
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+        }
+        (folder / "agent.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Agent":
+        """The agent that `save` wrote; ValueError where the folder holds none."""
+        folder = Path(folder)
+        if not (folder / "agent.json").is_file():
+            raise ValueError(f"{folder} holds no agent: agent.json is missing.")
+        about = json.loads((folder / "agent.json").read_text())
+        if about.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} holds an agent of format {about.get('format')}; "
+                f"this version reads format {FORMAT}."
+            )
+        spaces = (space_from_json(about[key]) for key in ("observation_space", "action_space"))
+        agent = cls(*spaces, from_dict(ModelConfig, about["model"], "model"))
+        agent.load_state_dict(load_file(folder / "agent.safetensors"))
+        return agent.to(device)
+
+
+def _is_single(tensors: dict[str, Tensor], agent: Agent) -> bool:
+    """Whether an observation has no batch dimension."""
+    name, value = next(iter(tensors.items()))
+    return value.dim() == agent.model.codec.rank(name)

@@ -1,0 +1,135 @@
+"""One update: learn the world model from replay, then the policy from dreams that start there.
+
+Rows of a batch go on where their last window ended, so their carries are kept from update to
+update. A loss or a gradient that is not finite changes nothing and raises `NonFiniteError`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from agent.actor_critic import ActorCritic, BehaviourConfig
+from agent.agent import Agent
+from agent.imagination import imagine
+from worldmodel.model import Learned, detach
+from worldmodel.types import Carry, Records, tree_map
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Step sizes, for model and behaviour alike Adam."""
+
+    model_lr: float = 1e-3
+    """Learning rate of the world model."""
+    actor_lr: float = 3e-4
+    """Learning rate of the policy."""
+    critic_lr: float = 1e-3
+    """Learning rate of the value."""
+    clip: float = 10.0
+    """Largest norm of the world model's gradient."""
+    behaviour_clip: float = 10.0
+    """Largest norm of the actor's and of the critic's gradient."""
+    warmup: int = 100
+    """Updates over which the learning rates rise from zero."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient was NaN or infinite; `where` names it. No parameter was changed."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} is not finite")
+        self.where = where
+
+
+class Learner(nn.Module):
+    """World model, behaviour and their optimisers; everything that an update changes."""
+
+    def __init__(
+        self, agent: Agent, behaviour: BehaviourConfig, optimiser: OptimiserConfig, rows: int
+    ) -> None:
+        super().__init__()
+        self.model, self.optimiser_config = agent.model, optimiser
+        width, tokens = agent.config.width, agent.model.sizes.tokens
+        self.behaviour = ActorCritic(agent.actor, tokens, width, behaviour)
+        self.rates = {
+            "model": optimiser.model_lr,
+            "actor": optimiser.actor_lr,
+            "critic": optimiser.critic_lr,
+        }
+        modules = (agent.model, agent.actor, self.behaviour.critic)
+        self.optimisers = {
+            name: torch.optim.Adam(module.parameters(), lr)
+            for (name, lr), module in zip(self.rates.items(), modules, strict=True)
+        }
+        self.updates = 0
+        self.carry = agent.model.initial(rows)
+
+    def update(self, records: Records, continues: Bool[Tensor, " B"]) -> dict[str, float]:
+        """Learn from a batch whose rows go on from the last one where `continues`.
+
+        Raises:
+            NonFiniteError: where a loss or gradient is NaN or infinite.
+        """
+        carry = self._incoming(continues)
+        learned = self.model.loss(records, carry, self.behaviour.config.starts)
+        losses, metrics = self._behaviour_losses(learned, records)
+        losses |= {"model": learned.total}
+        self._set_rates()
+        norms = self._step(losses)
+        self.behaviour.update_slow()
+        self.carry, self.updates = detach(learned.carry), self.updates + 1
+        metrics |= losses | learned.losses | norms
+        return {name: float(value.detach()) for name, value in metrics.items()}
+
+    def _incoming(self, continues: Bool[Tensor, " B"]) -> Carry:
+        def choose(old: Tensor, new: Tensor) -> Tensor:
+            return torch.where(continues.view(-1, *[1] * (old.dim() - 1)), old, new)
+
+        return tree_map(choose, self.carry, self.model.initial(len(continues)))
+
+    def _behaviour_losses(self, learned: Learned, records: Records):
+        every = self.behaviour.config.starts
+        start = tree_map(lambda a: a.detach().flatten(0, 1), learned.snapshots)
+        goes_on = (~records.is_terminal[:, every - 1 :: every]).float().flatten()
+        imagined = imagine(
+            self.model, self._policy, start, goes_on, self.behaviour.config.horizon
+        )
+        losses, metrics = self.behaviour.imagination_losses(imagined)
+        if weight := self.behaviour.config.replay_value:
+            features = learned.observed.features.detach()
+            replay_value = self.behaviour.replay_value_loss(features, records)
+            losses["critic"] = losses["critic"] + weight * replay_value
+            metrics["replay_value"] = replay_value
+        return losses, metrics
+
+    def _policy(self, features: Tensor) -> Tensor:
+        return self.behaviour.actor(features).sample()
+
+    def _set_rates(self) -> None:
+        warm = min(1.0, (self.updates + 1) / max(1, self.optimiser_config.warmup))
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = warm * self.rates[name]
+
+    def _step(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step of all optimisers, or of none."""
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        for name, loss in losses.items():
+            if not loss.isfinite():
+                raise NonFiniteError(f"The loss of the {name}")
+        torch.stack(list(losses.values())).sum().backward()
+        clips = {"model": self.optimiser_config.clip}
+        norms = {}
+        for name, optimiser in self.optimisers.items():
+            parameters = optimiser.param_groups[0]["params"]
+            clip = clips.get(name, self.optimiser_config.behaviour_clip)
+            norms[f"{name}_gradient"] = nn.utils.clip_grad_norm_(parameters, clip)
+        for name, norm in norms.items():
+            if not norm.isfinite():
+                raise NonFiniteError(f"The {name.replace('_', ' ')}")
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        return norms

@@ -1,0 +1,22 @@
+"""Where the agent lives: memory mazes, and the door for any Gymnasium environment.
+
+Importing this package registers our ids with Gymnasium (strings in a table, nothing is loaded):
+Gymnasium no longer reads plugin entry points, and so `gym.make("envs:clew/TMaze-v0")` works.
+"""
+
+from .registry import make, register_envs
+from .tmaze import TMaze, TMazeOracle
+from .vector import EnvStreams, Episode, Record, episode_seed
+
+__all__ = [
+    "EnvStreams",
+    "Episode",
+    "Record",
+    "TMaze",
+    "TMazeOracle",
+    "episode_seed",
+    "make",
+    "register_envs",
+]
+
+register_envs()

@@ -1,0 +1,1 @@
+"""A run from first step to verdict: command line, recipes, training, evaluation, baselines."""

@@ -1,0 +1,63 @@
+"""All settings of a run, in one frozen tree. What they do is written where they are defined."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.actor_critic import BehaviourConfig
+from agent.learner import OptimiserConfig
+from agent.replay import ReplayConfig
+from worldmodel.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run: where the agent lives, how long it learns, and how."""
+
+    env: str = "clew/TMaze-v0"
+    """Gymnasium id of the environment."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Its keyword arguments, as name=value."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers around it, innermost first, as module:Class."""
+    num_envs: int = 16
+    """Environments that are acted in side by side."""
+    parallel: bool = False
+    """Run each environment in a process of its own."""
+    steps: int = 100_000
+    """Environment steps to train for."""
+    prefill: int = 2_000
+    """Environment steps before the first update."""
+    replay_ratio: float = 32.0
+    """Replayed frames learned from for each environment step."""
+    seed: int = 0
+    """Seeds everything."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, or auto."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+    log_every: int = 2_000
+    """Environment steps between two lines of metrics."""
+    checkpoint_every: int = 20_000
+    """Environment steps between two checkpoints."""
+    evaluation_episodes: int = 100
+    """Episodes of the evaluation after training; 0 leaves it out."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "steps", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+        for name in ("prefill", "seed", "threads", "evaluation_episodes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
+        if not 0 < self.replay_ratio < math.inf:
+            raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
+        if self.replay.context % self.behaviour.starts:
+            raise ValueError(
+                f"behaviour.starts = {self.behaviour.starts} must divide "
+                f"replay.context = {self.replay.context}."
+            )

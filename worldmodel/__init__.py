@@ -1,0 +1,1 @@
+"""The world model: what the agent remembers and dreams."""

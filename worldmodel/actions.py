@@ -1,0 +1,54 @@
+"""Actions to vectors, by the Gymnasium space: one-hot categories, or boxes scaled to [-1, 1]."""
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ActionCodec(nn.Module):
+    """What an action of a space looks like to the networks.
+
+    Raises:
+        ValueError: for a space other than Discrete, MultiDiscrete or a bounded Box.
+    """
+
+    def __init__(self, space: gym.Space) -> None:
+        super().__init__()
+        self.continuous = isinstance(space, spaces.Box)
+        self.shape, self.dtype = space.shape or (), np.dtype(space.dtype)
+        if isinstance(space, spaces.Box):
+            if not space.is_bounded():
+                raise ValueError(f"The action space {space} must be bounded: wrap the environment.")
+            start, span = (space.low + space.high) / 2, (space.high - space.low) / 2
+            self.counts, self.size = [], int(np.prod(space.shape))
+        elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            discrete = isinstance(space, spaces.Discrete)
+            start = np.array([space.start]) if discrete else space.start
+            self.counts = [int(space.n)] if discrete else space.nvec.flatten().tolist()
+            span, self.size = np.ones_like(start), sum(self.counts)
+        else:
+            supported = "Discrete, MultiDiscrete and bounded Box are"
+            raise ValueError(f"The action space is {space}, which is not supported: {supported}.")
+        self.register_buffer("start", torch.as_tensor(start.flatten()), persistent=False)
+        self.register_buffer("span", torch.as_tensor(span.flatten()), persistent=False)
+
+    def encode(self, action: Tensor) -> Float[Tensor, "*n A"]:
+        """Raw actions (*n, *shape) as vectors."""
+        flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
+        if self.continuous:
+            return ((flat - self.start) / self.span).float()
+        columns = zip((flat - self.start).long().unbind(-1), self.counts, strict=True)
+        return torch.cat([F.one_hot(c, n) for c, n in columns], -1).float()
+
+    def decode(self, vector: Float[Tensor, "*n A"]) -> Tensor:
+        """Raw actions of vectors; categories by their largest entry, boxes clipped to bounds."""
+        if self.continuous:
+            raw = vector.clamp(-1, 1) * self.span + self.start
+        else:
+            parts = [part.argmax(-1) for part in vector.split(self.counts, -1)]
+            raw = torch.stack(parts, -1) + self.start
+        return raw.reshape(vector.shape[:-1] + self.shape)

@@ -1,0 +1,220 @@
+"""Observations to frame tokens and back, and actions to vectors, by the Gymnasium space.
+
+Unusual: the encoder sees one frame alone (memory lives in the backbone only), and a frame is
+always a grid of tokens. Images fill the grid; all other parts of an observation are added to
+every token and decoded from the mean over the tokens. Without an image the grid is one token.
+"""
+
+import math
+from collections.abc import Mapping
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodel.heads import mlp, symexp, symlog
+from worldmodel.spaces import SUPPORTED, flatten_space
+
+def _is_image(space: gym.Space) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+class ImageCodec(nn.Module):
+    """Images of any size (H, W, channels) to a square grid of tokens and back."""
+
+    def __init__(self, space: spaces.Box, width: int, grid: int) -> None:
+        super().__init__()
+        self.size, channels = space.shape[:2], space.shape[2]
+        low, high = float(space.low.min()), float(space.high.max())
+        bounded = math.isfinite(low) and math.isfinite(high)
+        self.offset, self.range = (low, high - low) if bounded else (0.0, 1.0)
+        stages = max(0, math.ceil(math.log2(max(self.size) / grid)))
+        self.side = grid * 2**stages
+        strides = [4] * (stages // 2) + [2] * (stages % 2) or [1]
+        depths = [max(16, width // 2 ** (len(strides) - i - 1)) for i in range(len(strides))]
+        self.encoder = _convolutions([channels, *depths[:-1], width], strides)
+        self.decoder = _deconvolutions([width, *depths[-2::-1], channels], strides[::-1])
+
+    def normalise(self, image: Tensor) -> Float[Tensor, "*n H W c"]:
+        """Pixels to [0, 1] by the space's bounds (as they are where it has none)."""
+        return (image.float() - self.offset) / self.range
+
+    def encode(self, image: Tensor) -> Float[Tensor, "n S D"]:
+        """Token embeddings of images (n, H, W, c)."""
+        x = rearrange(self.normalise(image) - 0.5, "n h w c -> n c h w")
+        x = F.pad(x, (0, self.side - self.size[1], 0, self.side - self.size[0]))
+        return rearrange(self.encoder(x), "n d h w -> n (h w) d")
+
+    def decode(self, tokens: Float[Tensor, "n S D"]) -> Float[Tensor, "n H W c"]:
+        """Normalised images; not clipped."""
+        side = math.isqrt(tokens.shape[-2])
+        x = self.decoder(rearrange(tokens, "n (h w) d -> n d h w", h=side))
+        x = x[..., : self.size[0], : self.size[1]] + 0.5
+        return rearrange(x, "n c h w -> n h w c")
+
+    def loss(self, decoded: Tensor, image: Tensor) -> Float[Tensor, " n"]:
+        """Squared error summed over the pixels of a frame."""
+        return (decoded - self.normalise(image)).square().sum((-3, -2, -1))
+
+    def restore(self, decoded: Tensor) -> Tensor:
+        """Decoded images in the units of the space."""
+        return decoded.clamp(0, 1) * self.range + self.offset
+
+
+def _convolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
+    stages: list[nn.Module] = []
+    for i, stride in enumerate(strides):
+        kernel = 4 if stride == 4 else stride + 2
+        padding = 0 if stride == 4 else 1
+        stages += [nn.Conv2d(depths[i], depths[i + 1], kernel, stride, padding)]
+        stages += [nn.GroupNorm(1, depths[i + 1]), nn.SiLU()]
+    return nn.Sequential(*stages)
+
+
+def _deconvolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
+    stages: list[nn.Module] = []
+    for i, stride in enumerate(strides):
+        kernel = 4 if stride == 4 else stride + 2
+        padding = 0 if stride == 4 else 1
+        stages += [nn.ConvTranspose2d(depths[i], depths[i + 1], kernel, stride, padding)]
+        if i < len(strides) - 1:
+            stages += [nn.GroupNorm(1, depths[i + 1]), nn.SiLU()]
+    return nn.Sequential(*stages)
+
+
+class VectorCodec(nn.Module):
+    """Boxes of any rank but 3, flattened, through symlog."""
+
+    def __init__(self, space: spaces.Box, width: int) -> None:
+        super().__init__()
+        self.shape, size = space.shape, math.prod(space.shape)
+        self.encoder = mlp(size, 2 * width, width)
+        self.decoder = mlp(width, 2 * width, size)
+
+    def _flat(self, vector: Tensor) -> Tensor:
+        return symlog(vector.float().flatten(1))
+
+    def encode(self, vector: Tensor) -> Float[Tensor, "n D"]:
+        """Embeddings of vectors (n, ...)."""
+        return self.encoder(self._flat(vector))
+
+    def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
+        """Flattened symlog values."""
+        return self.decoder(token)
+
+    def loss(self, decoded: Tensor, vector: Tensor) -> Float[Tensor, " n"]:
+        """Squared error of the symlog values, summed."""
+        return (decoded - self._flat(vector)).square().sum(-1)
+
+    def restore(self, decoded: Tensor) -> Tensor:
+        """Decoded values in the units and the shape of the space."""
+        return symexp(decoded).unflatten(-1, self.shape or (1,))
+
+
+class DiscreteCodec(nn.Module):
+    """Discrete, MultiDiscrete and MultiBinary, as the categories that they are."""
+
+    def __init__(self, space: gym.Space, width: int) -> None:
+        super().__init__()
+        counts, start = _categories(space)
+        self.counts, self.shape = counts.flatten().tolist(), space.shape or ()
+        self.register_buffer("start", torch.as_tensor(start.flatten()), persistent=False)
+        self.encoder = mlp(sum(self.counts), 2 * width, width)
+        self.decoder = mlp(width, 2 * width, sum(self.counts))
+
+    def _index(self, value: Tensor) -> Tensor:
+        return value.reshape(len(value), -1).long() - self.start
+
+    def encode(self, value: Tensor) -> Float[Tensor, "n D"]:
+        """Embeddings of categories (n, ...)."""
+        columns = zip(self._index(value).unbind(-1), self.counts, strict=True)
+        return self.encoder(torch.cat([F.one_hot(c, n) for c, n in columns], -1).float())
+
+    def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
+        """Logits of all categories, side by side."""
+        return self.decoder(token)
+
+    def loss(self, decoded: Tensor, value: Tensor) -> Float[Tensor, " n"]:
+        """Cross-entropy in nats, summed."""
+        columns = zip(decoded.split(self.counts, -1), self._index(value).unbind(-1), strict=True)
+        nats = [F.cross_entropy(logits, index, reduction="none") for logits, index in columns]
+        return torch.stack(nats).sum(0)
+
+    def restore(self, decoded: Tensor) -> Tensor:
+        """The likeliest categories, in the shape of the space."""
+        best = [logits.argmax(-1) for logits in decoded.split(self.counts, -1)]
+        return (torch.stack(best, -1) + self.start).reshape(-1, *self.shape)
+
+
+def _categories(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Number of classes and first class of each category of a discrete space."""
+    if isinstance(space, spaces.MultiBinary):
+        return np.full(space.shape, 2), np.zeros(space.shape, np.int64)
+    if isinstance(space, spaces.Discrete):
+        return np.array([space.n]), np.array([space.start])
+    assert isinstance(space, spaces.MultiDiscrete)
+    return space.nvec, space.start
+
+
+class ObservationCodec(nn.Module):
+    """All parts of an observation to the tokens of one frame and back."""
+
+    def __init__(self, space: gym.Space, width: int, grid: int) -> None:
+        super().__init__()
+        leaves = flatten_space(space)
+        if not leaves:
+            raise ValueError(f"Nothing can be observed in {space}: {SUPPORTED} are supported.")
+        self.names = list(leaves)
+        self.dtypes = {name: np.dtype(leaf.dtype) for name, leaf in leaves.items()}
+        self.shapes = {name: tuple(leaf.shape or ()) for name, leaf in leaves.items()}
+        images = [name for name in leaves if _is_image(leaves[name])]
+        self.images, self.others = images, [name for name in leaves if name not in images]
+        self.grid = (grid, grid) if images else (1, 1)
+        # Module names may hold no dots; the order of self.names is the order of this list.
+        self.parts = nn.ModuleList(_part(leaves[name], width, grid) for name in self.names)
+
+    def encode(self, observation: Mapping[str, Tensor]) -> Float[Tensor, "*n S D"]:
+        """Token embeddings of frames; each leaf is (*n, ...), in the units of its space."""
+        some = observation[self.names[0]]
+        batch = some.shape[: some.dim() - len(self.shapes[self.names[0]])]
+        tokens = torch.zeros((), device=some.device)
+        for name, part in zip(self.names, self.parts, strict=True):
+            embedding = part.encode(observation[name].flatten(0, len(batch) - 1))
+            tokens = tokens + (embedding if name in self.images else embedding[:, None])
+        return tokens.unflatten(0, batch)
+
+    def decode(self, tokens: Float[Tensor, "n S D"]) -> dict[str, Tensor]:
+        """Raw decodings by name; `restore` turns them into observations."""
+        return {
+            name: part.decode(tokens if name in self.images else tokens.mean(-2))
+            for name, part in zip(self.names, self.parts, strict=True)
+        }
+
+    def loss(
+        self, decoded: Mapping[str, Tensor], observation: Mapping[str, Tensor]
+    ) -> Float[Tensor, " n"]:
+        """Reconstruction loss of each frame, summed over the parts."""
+        pairs = zip(self.names, self.parts, strict=True)
+        return torch.stack([p.loss(decoded[n], observation[n]) for n, p in pairs]).sum(0)
+
+    def restore(self, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Decodings in the units of the observation space."""
+        pairs = zip(self.names, self.parts, strict=True)
+        return {name: part.restore(decoded[name]) for name, part in pairs}
+
+    def rank(self, name: str) -> int:
+        """Dimensions of one leaf of a single observation."""
+        return len(self.shapes[name])
+
+
+def _part(space: gym.Space, width: int, grid: int) -> nn.Module:
+    if _is_image(space):
+        return ImageCodec(space, width, grid)  # pyright: ignore[reportArgumentType]
+    if isinstance(space, spaces.Box):
+        return VectorCodec(space, width)
+    return DiscreteCodec(space, width)

@@ -1,0 +1,145 @@
+"""What is read off the features: reward, continuation, the next frame, and frames long past."""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodel.latents import unimix
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) ln(1 + |x|) (DreamerV3, arXiv 2301.04104, eq. 9)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+def mlp(inputs: int, width: int, outputs: int, layers: int = 1) -> nn.Sequential:
+    """Hidden layers of Linear, RMSNorm and SiLU, then a Linear."""
+    widths = [inputs] + [width] * layers
+    hidden = [
+        module
+        for a, b in pairwise(widths)
+        for module in (nn.Linear(a, b), nn.RMSNorm(b, eps=1e-5), nn.SiLU())
+    ]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], outputs))
+
+
+def zero_last(net: nn.Sequential) -> nn.Sequential:
+    """Zero the last Linear, so that predictions start neutral (DreamerV3, Table 4)."""
+    for parameter in net[-1].parameters():
+        nn.init.zeros_(parameter)
+    return net
+
+
+class Pool(nn.Module):
+    """Token features to one vector a frame, by learned queries that attend over the tokens.
+
+    A frame of one token is passed through as it is.
+    """
+
+    def __init__(self, tokens: int, width: int, queries: int = 4) -> None:
+        super().__init__()
+        self.alone = tokens == 1
+        self.outputs = width if self.alone else queries * width
+        if not self.alone:
+            self.queries = nn.Parameter(torch.randn(queries, width) / math.sqrt(width))
+            self.key = nn.Linear(width, width, bias=False)
+            self.value = nn.Linear(width, width, bias=False)
+
+    def forward(self, features: Float[Tensor, "*n S D"]) -> Float[Tensor, "*n outputs"]:
+        """Queries' answers, side by side."""
+        if self.alone:
+            return features.squeeze(-2)
+        scores = self.key(features) @ self.queries.T / math.sqrt(features.shape[-1])
+        return (scores.softmax(-2).mT @ self.value(features)).flatten(-2)
+
+
+class TwoHot(nn.Module):
+    """A scalar as a distribution over exponentially spaced bins (DreamerV3, eq. 10).
+
+    Bins are symexp of an even grid in [-20, 20]: every reward up to 4e8 has its place.
+    """
+
+    bins: Tensor
+
+    def __init__(self, bins: int = 255) -> None:
+        super().__init__()
+        half = symexp(torch.linspace(-20, 0, bins // 2 + 1))
+        # Mirrored halves: a uniform distribution has the mean 0 exactly.
+        self.register_buffer("bins", torch.cat([half, -half[:-1].flip(0)]), persistent=False)
+
+    def mean(self, logits: Float[Tensor, "*n bins"]) -> Float[Tensor, "*n"]:
+        """Expected value; summed from the inside out, so that large bins cancel exactly."""
+        weighted = logits.float().softmax(-1) * self.bins
+        middle = weighted.shape[-1] // 2
+        pairs = weighted[..., :middle].flip(-1) + weighted[..., middle + 1 :]
+        return weighted[..., middle] + pairs.sum(-1)
+
+    def loss(
+        self, logits: Float[Tensor, "*n bins"], target: Float[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
+        """Cross-entropy against the two bins around the target, in nats."""
+        log_probs = logits.float().log_softmax(-1)
+        target = target.clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, target.contiguous()).clamp(1, len(self.bins) - 1)
+        low, high = self.bins[above - 1], self.bins[above]
+        weight = (target - low) / (high - low)
+        pick = torch.stack([above - 1, above], -1)
+        below_nats, above_nats = log_probs.gather(-1, pick).neg().unbind(-1)
+        return torch.lerp(below_nats, above_nats, weight)
+
+
+class Transition(nn.Module):
+    """The distribution of the next frame's latents, given the features and an action.
+
+    All tokens at once: where a frame has several, they exchange once what the action moves.
+    """
+
+    def __init__(self, tokens: int, width: int, action: int, latents: tuple[int, int]) -> None:
+        super().__init__()
+        self.latents = latents
+        self.action = nn.Linear(action, width)
+        self.exchange = None
+        if tokens > 1:
+            self.norm = nn.RMSNorm(width, eps=1e-5)
+            self.exchange = nn.MultiheadAttention(width, 4, bias=False, batch_first=True)
+        self.net = mlp(width, 2 * width, math.prod(latents))
+
+    def forward(
+        self, features: Float[Tensor, "*n S D"], action: Float[Tensor, "*n A"]
+    ) -> Float[Tensor, "*n S K C"]:
+        """Log-probabilities of the next frame's latents."""
+        x = features + self.action(action)[..., None, :]
+        if self.exchange is not None:
+            flat = self.norm(x).flatten(0, -3)
+            x = x + self.exchange(flat, flat, flat, need_weights=False)[0].view_as(x)
+        return unimix(self.net(x).unflatten(-1, self.latents))
+
+
+class Recall(nn.Module):
+    """The latents of a past frame, given later features and how long ago it was."""
+
+    def __init__(self, width: int, latents: tuple[int, int], frequencies: int = 8) -> None:
+        super().__init__()
+        self.latents = latents
+        self.register_buffer("rates", 2.0 ** -torch.arange(frequencies - 2, -2, -1), persistent=False)
+        self.gap = nn.Linear(2 * frequencies, width)
+        self.net = mlp(width, 2 * width, math.prod(latents))
+
+    def forward(
+        self, features: Float[Tensor, "*n S D"], gap: Float[Tensor, "*n"]
+    ) -> Float[Tensor, "*n S K C"]:
+        """Log-probabilities of the latents `gap` frames before the features."""
+        phase = gap.log()[..., None] * self.rates
+        embedding = self.gap(torch.cat([phase.sin(), phase.cos()], -1))
+        return F.log_softmax(
+            self.net(features + embedding[..., None, :]).unflatten(-1, self.latents), -1
+        )

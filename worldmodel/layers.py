@@ -1,0 +1,237 @@
+"""The three operations of a layer: block-wise scan, frame-local attention, MLP.
+
+Every operation is one call for any number of frames: `op(x, carry, is_first, every)` gives the
+output, the carry after the last frame, and, where `every` is set, the carries after each `every`
+frames (stacked along dim 1), from which imagination starts without computing anything again.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from worldmodel.attention import local_attention, rotate
+from worldmodel.ssd import ssd
+from worldmodel.types import AttendCarry, ScanCarry
+
+CHUNK_TOKENS = 64  # the scan's chunks hold as many whole frames as fit into this many tokens
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that all operations of a backbone share."""
+
+    grid: tuple[int, int]  # rows and columns of tokens of one frame
+    width: int  # D
+    head: int  # channels of a head, in the scan and in attention
+    state: int  # N, state size of a scan's channel
+    expand: int = 2  # inner width of scan and MLP, in widths
+
+    @property
+    def tokens(self) -> int:
+        """S, tokens of one frame."""
+        return self.grid[0] * self.grid[1]
+
+
+class Operation(nn.Module):
+    """What a backbone is made of."""
+
+    def initial(self, batch: int) -> Any:
+        """The carry before anything was seen."""
+        return ()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T S D"],
+        carry: Any,
+        is_first: Bool[Tensor, "B T"],
+        every: int | None = None,
+    ) -> tuple[Float[Tensor, "B T S D"], Any, Any]:
+        """Output, carry after the last frame, carries after each `every` frames (or None)."""
+        raise NotImplementedError
+
+
+class Mlp(Operation):
+    """Two linear maps with a SiLU between them."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.up = nn.Linear(sizes.width, sizes.expand * sizes.width)
+        self.down = nn.Linear(sizes.expand * sizes.width, sizes.width)
+
+    def forward(self, x, carry, is_first, every=None):
+        return self.down(F.silu(self.up(x))), carry, ()
+
+
+class Attend(Operation):
+    """Frame-local attention over the last `frames` frames with a rolling key/value cache."""
+
+    def __init__(self, sizes: Sizes, frames: int) -> None:
+        super().__init__()
+        self.past = frames - 1
+        self.shape = (sizes.tokens, sizes.width // sizes.head, sizes.head)
+        self.qkv = nn.Linear(sizes.width, 3 * sizes.width, bias=False)
+        self.out = nn.Linear(sizes.width, sizes.width, bias=False)
+
+    def initial(self, batch: int) -> AttendCarry:
+        """An empty cache."""
+        device = self.out.weight.device
+        empty = torch.zeros(batch, self.past, *self.shape, device=device)
+        return AttendCarry(
+            empty, empty, torch.zeros(batch, self.past, dtype=torch.bool, device=device)
+        )
+
+    def forward(self, x, carry, is_first, every=None):
+        q, k, v = rearrange(self.qkv(x), "b t s (n h c) -> n b t s h c", n=3, c=self.shape[-1])
+        rotated = carry._replace(keys=rotate(carry.keys, 0))
+        y = local_attention(rotate(q, self.past), rotate(k, self.past), v, rotated, is_first)
+        seen = self._extend(carry, k, v, is_first)
+        final = self._carries(seen, x.shape[1], x.shape[1])
+        snapshots = self._carries(seen, every, every) if every else None
+        final = AttendCarry(*(a[:, 0] for a in final))
+        return self.out(rearrange(y, "b t s h c -> b t s (h c)")), final, snapshots
+
+    def _extend(self, carry, k, v, is_first):
+        """Carried and new keys and values, with the segment of each frame (-1: not there)."""
+        segment = torch.cat([torch.where(carry.valid, 0, -1), is_first.cumsum(1)], 1)
+        return torch.cat([carry.keys, k], 1), torch.cat([carry.values, v], 1), segment
+
+    def _carries(self, seen, start: int, every: int) -> AttendCarry:
+        """The caches after `start`, `start + every`, … frames."""
+        keys, values, segment = seen
+        now = segment[:, self.past + start - 1 :: every]
+        keys, values, segment = (
+            a[:, start:].unfold(1, self.past, every).movedim(-1, 2) for a in (keys, values, segment)
+        )
+        return AttendCarry(keys, values, segment == now[..., None])
+
+
+class Scan(Operation):
+    """Block-wise Mamba-2: one independent scan, and one state, for each block of a frame's tokens.
+
+    Parameters have the names and the layout of `mamba_ssm.Mamba2` (one group). Decays start slow:
+    A = -1 and dt log-uniform in [1e-4, 1e-1], so that some heads remember for thousands of tokens
+    from the first update on.
+    """
+
+    def __init__(self, sizes: Sizes, block: tuple[int, int], conv: int = 4) -> None:
+        super().__init__()
+        self.grid, self.block = sizes.grid, block
+        inner = sizes.expand * sizes.width
+        self.heads, self.channels, self.state = inner // sizes.head, sizes.head, sizes.state
+        mixed = inner + 2 * sizes.state
+        self.split = [inner, mixed, self.heads]
+        self.in_proj = nn.Linear(sizes.width, sum(self.split), bias=False)
+        self.conv1d = nn.Conv1d(mixed, mixed, conv, groups=mixed)
+        dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-4), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.A_log = nn.Parameter(torch.zeros(self.heads))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.out_proj = nn.Linear(inner, sizes.width, bias=False)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a frame."""
+        return math.prod(self.grid) // math.prod(self.block)
+
+    def initial(self, batch: int) -> ScanCarry:
+        """Empty states and convolution tails."""
+        tail = (batch, self.blocks, self.conv1d.kernel_size[0] - 1, self.split[1])
+        state = (batch, self.blocks, self.heads, self.channels, self.state)
+        device = self.A_log.device
+        return ScanCarry(torch.zeros(tail, device=device), torch.zeros(state, device=device))
+
+    def forward(self, x, carry, is_first, every=None):
+        batch, frames, tokens = len(x), x.shape[1], math.prod(self.block)
+        carry = ScanCarry(*(a.flatten(0, 1) for a in carry))
+        reset = self._reset(is_first)
+        z, mixed, dt = self.in_proj(self._fold(x)).split(self.split, -1)
+        mixed, tails = self._convolve(mixed, carry.tail, reset)
+        heads, B, C = mixed.split([self.split[0], self.state, self.state], -1)
+        heads = rearrange(heads, "b l (h p) -> b l h p", p=self.channels)
+        stride = _chunk_frames(frames, every, tokens)
+        y, states = ssd(
+            heads,
+            F.softplus(dt + self.dt_bias),
+            -torch.exp(self.A_log),
+            B,
+            C,
+            carry.state,
+            reset,
+            chunk=stride * tokens,
+        )
+        y = (y + heads * self.D[:, None]).flatten(2).to(x.dtype)
+        y = self._unfold(self.out_proj(self.norm(y * F.silu(z))), batch)
+
+        def after(frame: slice) -> ScanCarry:
+            """Carries after the frames of a slice that counts frames from 1."""
+            ends = torch.arange(frames + 1, device=x.device)[frame]
+            parts = tails(ends * tokens), states[:, (ends - 1) // stride]
+            return ScanCarry(*(_split_blocks(a, batch) for a in parts))
+
+        final = ScanCarry(*(a[:, 0] for a in after(slice(frames, None))))
+        return y, final, after(slice(every, None, every)) if every else None
+
+    def _fold(self, x: Float[Tensor, "B T S D"]) -> Float[Tensor, "Bn L D"]:
+        """Each block's tokens as one sequence: raster order inside a frame, then time."""
+        return rearrange(
+            x,
+            "b t (nh bh nw bw) d -> (b nh nw) (t bh bw) d",
+            nh=self.grid[0] // self.block[0],
+            bh=self.block[0],
+            bw=self.block[1],
+        )
+
+    def _unfold(self, y: Float[Tensor, "Bn L D"], batch: int) -> Float[Tensor, "B T S D"]:
+        return rearrange(
+            y,
+            "(b nh nw) (t bh bw) d -> b t (nh bh nw bw) d",
+            b=batch,
+            nh=self.grid[0] // self.block[0],
+            bh=self.block[0],
+            bw=self.block[1],
+        )
+
+    def _reset(self, is_first: Bool[Tensor, "B T"]) -> Bool[Tensor, "Bn L"]:
+        """A reset clears each block's state before the frame's first token."""
+        later = torch.zeros_like(is_first)[..., None].expand(-1, -1, math.prod(self.block) - 1)
+        reset = torch.cat([is_first[..., None], later], -1).flatten(1)
+        return repeat(reset, "b l -> (b n) l", n=self.blocks)
+
+    def _convolve(self, x, tail, reset):
+        """Causal depthwise convolution that crosses no reset, and the tails after n tokens."""
+        width, length = self.conv1d.kernel_size[0], x.shape[1]
+        x = torch.cat([tail, x], 1)
+        segment = F.pad(reset.cumsum(1), (width - 1, 0))
+        taps = (
+            x[:, i : i + length]
+            * (segment[:, i : i + length] == segment[:, width - 1 :])[..., None]
+            * self.conv1d.weight[:, 0, i]
+            for i in range(width)
+        )
+        y = sum(taps, start=self.conv1d.bias)
+
+        def tails(ends: Tensor) -> Tensor:
+            index = ends[:, None] + torch.arange(width - 1, device=x.device)
+            same = segment[:, index] == segment[:, ends + width - 2][..., None]
+            return x[:, index] * same[..., None]
+
+        return F.silu(y), tails
+
+
+def _split_blocks(a: Float[Tensor, "Bn c ..."], batch: int) -> Float[Tensor, "B c n ..."]:
+    return a.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _chunk_frames(frames: int, every: int | None, tokens: int) -> int:
+    """Frames of a scan's chunk: as many as fit, and such that chunks end at each `every` frames."""
+    most = max(1, CHUNK_TOKENS // tokens)
+    if every is None:
+        return min(frames, most)
+    return next(n for n in range(min(every, most), 0, -1) if every % n == 0)

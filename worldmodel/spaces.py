@@ -1,0 +1,99 @@
+"""Gymnasium spaces: their leaves by name, and their JSON form (a model is saved with its spaces)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of them"
+ROOT = "observation"  # the key of an observation that is not a Dict
+
+
+def flatten_space(space: gym.Space, name: str = "") -> dict[str, gym.Space]:
+    """The leaves of a space by name ("a/b" inside nested Dicts), without Text.
+
+    Raises:
+        ValueError: for a leaf that cannot be encoded; names the key and what is supported.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        leaves = [flatten_space(part, f"{name}/{key}" if name else str(key)) for key, part in parts]
+        return {key: leaf for part in leaves for key, leaf in part.items()}
+    if isinstance(space, spaces.Text):
+        return {}
+    name = name or ROOT
+    leaf_types = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not isinstance(space, leaf_types):
+        raise ValueError(f"Observation {name!r} is {space}, which is not supported: {SUPPORTED} are.")
+    return {name: space}
+
+
+def flatten_observation(names: Mapping[str, Any], observation: Any) -> dict[str, np.ndarray]:
+    """The named leaves of a (batched) observation, as `flatten_space` names them."""
+    return {name: np.asarray(_leaf(observation, name)) for name in names}
+
+
+def _leaf(observation: Any, name: str) -> Any:
+    if isinstance(observation, Mapping | tuple):
+        head, _, rest = name.partition("/")
+        child = observation[int(head) if isinstance(observation, tuple) else head]
+        return _leaf(child, rest) if rest else child
+    return observation
+
+
+def space_to_json(space: gym.Space) -> dict[str, Any]:
+    """A supported space as JSON; Text, which no model reads, is left out of Dict and Tuple."""
+    if isinstance(space, spaces.Dict):
+        parts = {k: space_to_json(v) for k, v in space.items() if not isinstance(v, spaces.Text)}
+        return {"type": "Dict", "spaces": parts}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(part) for part in space]}
+    form = {"type": type(space).__name__, "dtype": np.dtype(space.dtype).name}
+    if isinstance(space, spaces.Box):
+        return form | {"shape": list(space.shape), "low": _bound(space.low), "high": _bound(space.high)}
+    if isinstance(space, spaces.Discrete):
+        return form | {"n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return form | {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": list(space.shape)}
+    return {"type": "Text"}
+
+
+def space_from_json(form: Mapping[str, Any]) -> gym.Space:
+    """The space that `space_to_json` wrote; ValueError where it is none of them."""
+    kind, rest = form.get("type"), {k: v for k, v in form.items() if k != "type"}
+    if kind in ("Dict", "Tuple"):
+        parts = form["spaces"]
+        if kind == "Tuple":
+            return spaces.Tuple([space_from_json(part) for part in parts])
+        return spaces.Dict({name: space_from_json(part) for name, part in parts.items()})
+    if kind == "Box":
+        low, high = (np.array(form[k], dtype=form["dtype"]) for k in ("low", "high"))
+        shape = tuple(form["shape"])
+        bounds = (np.broadcast_to(bound, shape) for bound in (low, high))
+        return spaces.Box(*bounds, shape, np.dtype(form["dtype"]).type)  # pyright: ignore
+    simple = {"Discrete": spaces.Discrete, "MultiDiscrete": spaces.MultiDiscrete}
+    if kind in simple:
+        return simple[kind](**rest | {"dtype": np.dtype(form["dtype"]).type})
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(form["n"])
+    if kind == "Text":
+        return spaces.Text(1)
+    raise ValueError(f"{kind!r} is no space that was saved here: {SUPPORTED} are.")
+
+
+def _bound(bound: np.ndarray) -> Any:
+    """One number where all are the same; infinities as words, which JSON can hold."""
+    uniform = bound.size > 0 and (bound == bound.flat[0]).all()
+    value = (bound.flat[0] if uniform else bound).tolist()
+    return value if np.isfinite(bound).all() else _words(value)
+
+
+def _words(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_words(item) for item in value]
+    return value if math.isfinite(value) else str(value)

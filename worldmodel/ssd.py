@@ -1,0 +1,108 @@
+"""The state-space scan in chunks (Mamba-2, arXiv 2405.21060, section 6 and listing 1).
+
+Unusual: the states at every chunk's end are returned, not only the last one, because imagination
+starts from them; and resets are exact. A reset splits a sequence into segments, and what belongs
+to different segments is masked *before* any exponential is taken, so that no gradient is ever NaN.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def ssd(
+    x: Float[Tensor, "B L H P"],
+    dt: Float[Tensor, "B L H"],
+    A: Float[Tensor, " H"],
+    B: Float[Tensor, "B L N"],
+    C: Float[Tensor, "B L N"],
+    state: Float[Tensor, "B H P N"],
+    reset: Bool[Tensor, "B L"],
+    chunk: int,
+) -> tuple[Float[Tensor, "B L H P"], Float[Tensor, "B chunks H P N"]]:
+    """Outputs, and the state at the end of every chunk; the last one is the final state.
+
+    Shapes are those of `reference.scan`, whose numbers it gives: dt > 0 is the step after softplus,
+    A < 0 the decay rate of each head, `state` what flows in, `reset` the tokens before which the
+    state is cleared. L need not be a multiple of `chunk`: the last chunk may be shorter.
+    """
+    length = x.shape[1]
+    chunk = min(chunk, length)
+    segment = reset.cumsum(1)
+    if padding := -length % chunk:
+        # A padded token has dt = 0: it neither decays the state nor writes to it.
+        x, dt, B, C = (_pad_tokens(a, padding) for a in (x, dt, B, C))
+        segment = torch.cat([segment, segment[:, -1:].expand(-1, padding)], 1)
+    x, dt, B, C = (a.float().unflatten(1, (-1, chunk)) for a in (x, dt, B, C))
+    segment = segment.unflatten(1, (-1, chunk))
+    log_decay = (dt * A.float()).cumsum(2)
+    x = x * dt[..., None]
+    within = _within_chunks(x, log_decay, B, C, segment)
+    states = _chunk_states(x, log_decay, B, segment)
+    before, after = _across_chunks(states, log_decay, segment, state.float())
+    y = within + _from_carried(before, log_decay, C, segment)
+    return rearrange(y, "b c l h p -> b (c l) h p")[:, :length], after
+
+
+def _pad_tokens(a: Tensor, padding: int) -> Tensor:
+    return F.pad(a, (0, 0) * (a.dim() - 2) + (0, padding))
+
+
+def _within_chunks(
+    x: Float[Tensor, "B c l H P"],
+    log_decay: Float[Tensor, "B c l H"],
+    B: Float[Tensor, "B c l N"],
+    C: Float[Tensor, "B c l N"],
+    segment: Int[Tensor, "B c l"],
+) -> Float[Tensor, "B c l H P"]:
+    """Step 1: what tokens of a chunk say to later tokens of the same chunk and segment."""
+    size = segment.shape[-1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=x.device).tril()
+    visible = causal & (segment[..., :, None] == segment[..., None, :])
+    exponent = rearrange(log_decay, "b c l h -> b c h l")
+    exponent = exponent[..., :, None] - exponent[..., None, :]
+    decay = exponent.masked_fill(~visible[:, :, None], -torch.inf).exp()
+    scores = (C @ B.mT)[:, :, None] * decay
+    return torch.einsum("bchij,bcjhp->bcihp", scores, x)
+
+
+def _chunk_states(
+    x: Float[Tensor, "B c l H P"],
+    log_decay: Float[Tensor, "B c l H"],
+    B: Float[Tensor, "B c l N"],
+    segment: Int[Tensor, "B c l"],
+) -> Float[Tensor, "B c H P N"]:
+    """Step 2: what a chunk leaves behind at its end, were it to start from nothing."""
+    ends_here = (segment == segment[..., -1:])[..., None]
+    exponent = log_decay[:, :, -1:] - log_decay
+    decay = exponent.masked_fill(~ends_here, -torch.inf).exp()
+    return torch.einsum("bclhp,bcln->bchpn", x * decay[..., None], B)
+
+
+def _across_chunks(
+    states: Float[Tensor, "B c H P N"],
+    log_decay: Float[Tensor, "B c l H"],
+    segment: Int[Tensor, "B c l"],
+    state: Float[Tensor, "B H P N"],
+) -> tuple[Float[Tensor, "B c H P N"], Float[Tensor, "B c H P N"]]:
+    """Step 3: the state before and after each chunk."""
+    unbroken = segment[:, :, -1] == F.pad(segment[:, :-1, -1], (1, 0))
+    decay = (log_decay[:, :, -1].exp() * unbroken[..., None])[..., None, None]
+    carried = [state]
+    for c in range(states.shape[1]):
+        carried.append(carried[-1] * decay[:, c] + states[:, c])
+    return torch.stack(carried[:-1], 1), torch.stack(carried[1:], 1)
+
+
+def _from_carried(
+    before: Float[Tensor, "B c H P N"],
+    log_decay: Float[Tensor, "B c l H"],
+    C: Float[Tensor, "B c l N"],
+    segment: Int[Tensor, "B c l"],
+) -> Float[Tensor, "B c l H P"]:
+    """Step 4: what the state before a chunk says to the tokens of its first segment."""
+    previous = F.pad(segment[:, :-1, -1], (1, 0))
+    decay = log_decay.exp() * (segment == previous[..., None])[..., None]
+    return torch.einsum("bchpn,bcln->bclhp", before, C) * decay[..., None]

@@ -1,7 +1,7 @@
 """The agent that acts: observations in, actions out, with a carry in between.
 
 `predict` has Stable-Baselines3's signature for recurrent policies, so `evaluate_policy` and other
-tools take it. What is saved is a folder of `agent.safetensors` and `agent.json`; nothing is pickled.
+tools take it. What is saved is a folder: `agent.safetensors` and `agent.json`, nothing pickled.
 """
 
 import json
@@ -116,8 +116,8 @@ class Agent(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Agent":
-        """The agent that `save` wrote; ValueError where the folder holds none."""
-        folder = Path(folder)
+        """The agent that `save` wrote, or a run's newest one; ValueError where there is none."""
+        folder = _newest(Path(folder))
         if not (folder / "agent.json").is_file():
             raise ValueError(f"{folder} holds no agent: agent.json is missing.")
         about = json.loads((folder / "agent.json").read_text())
@@ -126,10 +126,18 @@ class Agent(nn.Module):
                 f"{folder} holds an agent of format {about.get('format')}; "
                 f"this version reads format {FORMAT}."
             )
-        spaces = (space_from_json(about[key]) for key in ("observation_space", "action_space"))
-        agent = cls(*spaces, from_dict(ModelConfig, about["model"], "model"))
+        observed, acted = (
+            space_from_json(about[f"{of}_space"]) for of in ("observation", "action")
+        )
+        agent = cls(observed, acted, from_dict(ModelConfig, about["model"], "model"))
         agent.load_state_dict(load_file(folder / "agent.safetensors"))
         return agent.to(device)
+
+
+def _newest(folder: Path) -> Path:
+    """The newest complete checkpoint in a run's folder, and any other folder itself."""
+    complete = sorted(mark.parent for mark in folder.glob("checkpoints/step-*/done"))
+    return complete[-1] if complete else folder
 
 
 def _is_single(tensors: dict[str, Tensor], agent: Agent) -> bool:

@@ -27,18 +27,23 @@ def save(folder: Path, agent: Agent, learner: Learner, state: dict[str, Any], st
     """Write checkpoints/step-N into a run's folder, and drop all but the last few."""
     final = folder / "checkpoints" / f"step-{step:010d}"
     partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    agent.save(partial)
-    save_file(_learner_tensors(learner), partial / "learner.safetensors")
-    form, arrays = _split_arrays(state | {"torch_rng": torch.get_rng_state().numpy()})
-    save_arrays(arrays, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps(form))
-    (partial / "done").touch()
+    write(partial, agent, learner, state)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     for old in complete(folder)[:-KEEP]:
         shutil.rmtree(old)
     return final
+
+
+def write(path: Path, agent: Agent, learner: Learner, state: dict[str, Any]) -> None:
+    """Write a checkpoint into a folder, which is emptied first."""
+    shutil.rmtree(path, ignore_errors=True)
+    agent.save(path)
+    save_file(_learner_tensors(learner), path / "learner.safetensors")
+    form, arrays = _split_arrays(state | {"torch_rng": torch.get_rng_state().numpy()})
+    save_arrays(arrays, path / "state.safetensors")
+    (path / "state.json").write_text(json.dumps(form))
+    (path / "done").touch()
 
 
 def complete(folder: Path) -> list[Path]:
@@ -66,8 +71,9 @@ def _learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     for kind, optimiser in learner.optimisers.items():
         for index, slots in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{kind}/{index}/{slot}": value for slot, value in slots.items()}
+    # Copies, since leaves of an initial carry may share memory, which safetensors refuses.
     leaves = enumerate(tree_leaves(learner.carry))
-    tensors |= {f"carry/{i}": leaf.contiguous() for i, leaf in leaves}
+    tensors |= {f"carry/{i}": leaf.clone().contiguous() for i, leaf in leaves}
     return tensors | {"updates": torch.tensor(learner.updates)}
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections import defaultdict, deque
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ class Telemetry:
     """Collects metrics of updates and episodes, and writes them."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "metrics.jsonl"
-        self.board = SummaryWriter(str(folder / "tensorboard"))
+        self.folder, self.path = folder, folder / "metrics.jsonl"
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         self.recent: deque[tuple[float, int, bool | None]] = deque(maxlen=100)
         self.began, self.began_at = time.monotonic(), 0
+
+    @cached_property
+    def board(self) -> Any:
+        """TensorBoard's writer, opened with the first line; what it knew of later steps is void."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.began_at + 1)
 
     def count(self, metrics: dict[str, float]) -> None:
         """Add one sample of each metric to its mean."""
@@ -74,7 +79,8 @@ class Telemetry:
 
     def close(self) -> None:
         """Flush TensorBoard."""
-        self.board.close()
+        if "board" in vars(self):
+            self.board.close()
 
 
 def _mean(values: list[float]) -> float:

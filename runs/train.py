@@ -4,15 +4,21 @@ Starting and resuming are one path: a resumed run is a new one whose parts were 
 its metrics are those of the run that never stopped, bit for bit.
 """
 
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from safetensors.numpy import save_file as save_arrays
 
 from agent.agent import Agent
-from agent.learner import Learner
+from agent.learner import Learner, NonFiniteError
 from agent.replay import Replay
 from envs import EnvStreams, make
 from runs import checkpoint
@@ -22,8 +28,24 @@ from worldmodel.spaces import flatten_observation
 from worldmodel.types import Records
 
 
+class CrashError(NonFiniteError):
+    """Something was not finite; the message says where and when, and what was saved."""
+
+    def __init__(self, error: NonFiniteError, env_steps: int, updates: int, saved: Path) -> None:
+        super().__init__(error.where)
+        self.args = (
+            f"{error}, at update {updates + 1:,} (environment step {env_steps:,}). The numbers "
+            f"that led there and the state before that update are saved in {saved}. Going on from "
+            "the last checkpoint would lead there again; smaller learning rates may not.",
+        )
+
+
 class Trainer:
-    """One run, from its first step or from its last checkpoint on."""
+    """One run, from its first step or from its last checkpoint on.
+
+    Raises:
+        ValueError: for settings or spaces that do not fit, before anything is written.
+    """
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -31,14 +53,22 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
-        build = partial(make, config.env, config.env_kwargs, config.wrappers)
+        build = partial(_make_env, config)
         self.streams = EnvStreams(build, config.num_envs, config.seed, config.parallel)
+        try:
+            self._build()
+        except BaseException:
+            self.streams.close()
+            raise
+
+    def _build(self) -> None:
+        config = self.config
         spaces = self.streams.observation_space, self.streams.action_space
         self.agent = Agent(*spaces, config.model).to(self.device)
         rows = config.replay.batch
         self.learner = Learner(self.agent, config.behaviour, config.optimiser, rows)
         self.replay = self._make_replay()
-        self.telemetry = Telemetry(folder)
+        self.telemetry = Telemetry(self.folder)
         self.env_steps, self.due, self.stop = 0, 0.0, False
         self.state = self.agent.initial(config.num_envs)
 
@@ -56,8 +86,14 @@ class Trainer:
         leaves = [torch.from_numpy(leaf).to(self.device) for leaf in state["acting"]]
         self.state = checkpoint.tree_unflatten(self.state, leaves)
 
-    def run(self, steps: int | None = None, on_progress=lambda trainer: None) -> None:
-        """Train up to so many environment steps (default: the config's), or until `stop`."""
+    def run(
+        self, steps: int | None = None, on_progress: Callable[["Trainer"], None] | None = None
+    ) -> None:
+        """Train up to so many environment steps (default: the config's), or until `stop`.
+
+        Raises:
+            CrashError: where an observation, a loss or a gradient is not finite.
+        """
         steps = steps or self.config.steps
         while self.env_steps < steps and not self.stop:
             before = self.env_steps
@@ -67,13 +103,16 @@ class Trainer:
                 self.telemetry.write(self.env_steps, self.learner.updates)
             if _passed(before, self.env_steps, self.config.checkpoint_every):
                 self.save()
-            on_progress(self)
+            if on_progress:
+                on_progress(self)
         self.save()
 
     def collect(self) -> None:
         """Store the newest record of every environment and act on it."""
         observation = flatten_observation(self.agent.model.codec.names, self.record.observation)
-        self.replay.add(self._replay_record(observation))
+        record = self._replay_record(observation)
+        self._require_finite(record)
+        self.replay.add(record)
         tensors = {name: torch.as_tensor(v, device=self.device) for name, v in observation.items()}
         is_first = torch.as_tensor(self.record.is_first, device=self.device)
         action, self.state = self.agent.act(tensors, self.state, is_first)
@@ -90,10 +129,20 @@ class Trainer:
         """Make the updates that are due."""
         while self.due >= 1 and self.replay.ready():
             arrays, continues = self.replay.sample()
-            records = to_records(arrays, self.device)
-            metrics = self.learner.update(records, torch.as_tensor(continues, device=self.device))
-            self.telemetry.count(metrics)
+            self.telemetry.count(self._update(arrays, continues))
             self.due -= 1
+
+    def _update(self, arrays: dict[str, np.ndarray], continues: np.ndarray) -> dict[str, float]:
+        """One update; where it fails, all is saved as it was before, so that it can be repeated."""
+        buffers = {name: value.clone() for name, value in self.learner.named_buffers()}
+        random_state = torch.get_rng_state()
+        records = to_records(arrays, self.device)
+        try:
+            return self.learner.update(records, torch.as_tensor(continues, device=self.device))
+        except NonFiniteError as error:
+            self.learner.load_state_dict(buffers, strict=False)
+            torch.set_rng_state(random_state)
+            raise self._crash(error, arrays | {"continues": continues}) from error
 
     def save(self) -> Path:
         """Write a checkpoint."""
@@ -107,6 +156,26 @@ class Trainer:
             "acting": [leaf.cpu().numpy() for leaf in checkpoint.tree_leaves(self.state)],
         }
         return checkpoint.save(self.folder, self.agent, self.learner, state, self.env_steps)
+
+    def _require_finite(self, record: dict[str, np.ndarray]) -> None:
+        """A number that is not finite is caught where it comes in, not where it does harm."""
+        for name, value in record.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                env = int(np.argwhere(~np.isfinite(value))[0][0])
+                error = NonFiniteError(f"The {name} that environment {env} gave")
+                raise self._crash(error, record) from error
+
+    def _crash(self, error: NonFiniteError, arrays: dict[str, np.ndarray]) -> CrashError:
+        """Save a batch and the state that could not take it under crash/."""
+        folder = self.folder / "crash"
+        state = {"env_steps": self.env_steps, "due": self.due}
+        checkpoint.write(folder, self.agent, self.learner, state)
+        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        save_arrays(arrays, folder / "batch.safetensors")
+        about = {name: [value.dtype.name, list(value.shape)] for name, value in arrays.items()}
+        form = {"where": error.where, "env_steps": self.env_steps, "batch": about}
+        (folder / "crash.json").write_text(json.dumps(form, indent=1))
+        return CrashError(error, self.env_steps, self.learner.updates, folder)
 
     def close(self) -> None:
         """Release environments and files."""
@@ -139,6 +208,13 @@ class Trainer:
             "is_first": self.record.is_first,
             "is_terminal": self.record.is_terminal,
         }
+
+
+def _make_env(config: Config) -> gym.Env:
+    """One environment; in a process of its own it leaves Ctrl-C to us, who then save."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make(config.env, config.env_kwargs, config.wrappers)
 
 
 def to_records(arrays: dict[str, np.ndarray], device: torch.device) -> Records:

@@ -23,7 +23,7 @@ class ActionCodec(nn.Module):
         if isinstance(space, spaces.Box):
             if not space.is_bounded():
                 raise ValueError(f"The action space {space} must be bounded: wrap the environment.")
-            start, span = (space.low + space.high) / 2, (space.high - space.low) / 2
+            start, span = space.low / 2 + space.high / 2, space.high / 2 - space.low / 2
             self.counts, self.size = [], int(np.prod(space.shape))
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             discrete = isinstance(space, spaces.Discrete)
@@ -40,7 +40,7 @@ class ActionCodec(nn.Module):
         """Raw actions (*n, *shape) as vectors."""
         flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
         if self.continuous:
-            return ((flat - self.start) / self.span).float()
+            return ((flat - self.start) / self.span.clamp(min=1e-30)).float()
         columns = zip((flat - self.start).long().unbind(-1), self.counts, strict=True)
         return torch.cat([F.one_hot(c, n) for c, n in columns], -1).float()
 

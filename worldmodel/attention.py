@@ -1,9 +1,9 @@
 """Frame-local attention: both ways inside a frame, and back over the last k frames.
 
 Unusual: frames, not tokens, are the unit of time. Queries are worked off in groups of frames, each
-group beside the k - 1 frames before it, so that cost and memory grow linearly with T. The keys of
-the last k - 1 frames are carried on without their rotary phase: positions are relative to the
-window at hand, and the same frame has another position in the next window.
+group beside the k - 1 frames before it, so that cost and memory grow linearly with T. There is no
+position embedding in time: the scan before each attention tells frames apart, as in Jamba
+(arXiv 2403.19887), and what is cached never has to be touched again.
 """
 
 import torch
@@ -24,21 +24,22 @@ def local_attention(
 ) -> Float[Tensor, "B T S heads c"]:
     """Attention of every frame to itself and to the frames that `carry` has room for.
 
-    Frames before the last record marked `is_first` are not seen. q and k come with their rotary
-    phase, and so must the carried keys.
+    Frames before the last record marked `is_first` are not seen.
     """
     past, frames = carry.valid.shape[1], q.shape[1]
     group = min(frames, max(past, 1))
     padding = -frames % group
-    q, k, v = (F.pad(a, (0, 0, 0, 0, 0, 0, 0, padding)) for a in (q, k, v))
     keys, values = torch.cat([carry.keys, k], 1), torch.cat([carry.values, v], 1)
+    if padding:
+        q, keys, values = (F.pad(a, (0, 0, 0, 0, 0, 0, 0, padding)) for a in (q, keys, values))
     q = rearrange(q, "b (n g) s h c -> (b n) h (g s) c", g=group)
     keys, values = (
         rearrange(a.unfold(1, group + past, group), "b n s h c g -> (b n) h (g s) c")
         for a in (keys, values)
     )
     visible = _visible(carry.valid, is_first, group, padding)
-    visible = visible.repeat_interleave(v.shape[2], 1).repeat_interleave(v.shape[2], 2)
+    if (tokens := v.shape[2]) > 1:
+        visible = visible.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
     out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible[:, None])
     out = rearrange(out, "(b n) h (g s) c -> b (n g) s h c", b=v.shape[0], g=group)
     return out[:, :frames]
@@ -58,15 +59,3 @@ def _visible(
     age = age - torch.arange(group + past, device=valid.device)
     near = (age >= 0) & (age <= past)
     return ((rows == columns[:, :, None]) & near).flatten(0, 1)
-
-
-def rotate(
-    x: Float[Tensor, "B T S heads c"], start: int, base: float = 1_000.0
-) -> Float[Tensor, "B T S heads c"]:
-    """Rotary position embedding of the frames start, start + 1, … (RoFormer, arXiv 2104.09864)."""
-    half = x.shape[-1] // 2
-    rates = base ** (-torch.arange(half, device=x.device) / half)
-    time = torch.arange(start, start + x.shape[1], device=x.device)
-    phase = (time[:, None] * rates)[:, None, None]
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * phase.cos() - b * phase.sin(), a * phase.sin() + b * phase.cos()], -1)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn, ones
 
 from worldmodel.layers import Attend, Mlp, Operation, Scan, Sizes
+from worldmodel.types import tree_map
 
 DEFAULT_PATTERN = ("scan", "attend:10", "mlp") * 2
 
@@ -54,9 +55,11 @@ class Backbone(nn.Module):
         (T // every of them) and None where `every` is None.
         """
         carries, snapshots = [], []
+        none_yet = every is not None and every > x.shape[1]
         parts = zip(self._operations(), self.norms, self.gates, carry, strict=True)
         for op, norm, gate, before in parts:
-            y, after, snapshot = op(norm(x), before, is_first, every)
+            y, after, snapshot = op(norm(x), before, is_first, None if none_yet else every)
+            snapshot = tree_map(lambda a: a[:, None][:, :0], after) if none_yet else snapshot
             x = x + gate * y
             carries.append(after)
             snapshots.append(snapshot)

@@ -31,8 +31,8 @@ class ImageCodec(nn.Module):
         super().__init__()
         self.size, channels = space.shape[:2], space.shape[2]
         low, high = float(space.low.min()), float(space.high.max())
-        bounded = math.isfinite(low) and math.isfinite(high)
-        self.offset, self.range = (low, high - low) if bounded else (0.0, 1.0)
+        self.bounded = math.isfinite(low) and math.isfinite(high) and low < high
+        self.offset, self.range = (low, high - low) if self.bounded else (0.0, 1.0)
         stages = max(0, math.ceil(math.log2(max(self.size) / grid)))
         self.side = grid * 2**stages
         strides = [4] * (stages // 2) + [2] * (stages % 2) or [1]
@@ -63,7 +63,8 @@ class ImageCodec(nn.Module):
 
     def restore(self, decoded: Tensor) -> Tensor:
         """Decoded images in the units of the space."""
-        return decoded.clamp(0, 1) * self.range + self.offset
+        decoded = decoded.clamp(0, 1) if self.bounded else decoded
+        return decoded * self.range + self.offset
 
 
 def _convolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
@@ -97,7 +98,7 @@ class VectorCodec(nn.Module):
         self.decoder = mlp(width, 2 * width, size)
 
     def _flat(self, vector: Tensor) -> Tensor:
-        return symlog(vector.float().flatten(1))
+        return symlog(vector.float().reshape(len(vector), -1))
 
     def encode(self, vector: Tensor) -> Float[Tensor, "n D"]:
         """Embeddings of vectors (n, ...)."""
@@ -113,7 +114,7 @@ class VectorCodec(nn.Module):
 
     def restore(self, decoded: Tensor) -> Tensor:
         """Decoded values in the units and the shape of the space."""
-        return symexp(decoded).unflatten(-1, self.shape or (1,))
+        return symexp(decoded).reshape(-1, *self.shape)
 
 
 class DiscreteCodec(nn.Module):

@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodel.attention import local_attention, rotate
+from worldmodel.attention import local_attention
 from worldmodel.ssd import ssd
 from worldmodel.types import AttendCarry, ScanCarry
 
@@ -88,8 +88,7 @@ class Attend(Operation):
 
     def forward(self, x, carry, is_first, every=None):
         q, k, v = rearrange(self.qkv(x), "b t s (n h c) -> n b t s h c", n=3, c=self.shape[-1])
-        rotated = carry._replace(keys=rotate(carry.keys, 0))
-        y = local_attention(rotate(q, self.past), rotate(k, self.past), v, rotated, is_first)
+        y = local_attention(q, k, v, carry, is_first)
         seen = self._extend(carry, k, v, is_first)
         final = self._carries(seen, x.shape[1], x.shape[1])
         snapshots = self._carries(seen, every, every) if every else None
@@ -169,14 +168,14 @@ class Scan(Operation):
         y = (y + heads * self.D[:, None]).flatten(2).to(x.dtype)
         y = self._unfold(self.out_proj(self.norm(y * F.silu(z))), batch)
 
-        def after(frame: slice) -> ScanCarry:
-            """Carries after the frames of a slice that counts frames from 1."""
-            ends = torch.arange(frames + 1, device=x.device)[frame]
-            parts = tails(ends * tokens), states[:, (ends - 1) // stride]
+        def carries(start: int, step: int) -> ScanCarry:
+            """Carries after `start`, `start + step`, … frames."""
+            ends = slice((start - 1) // stride, None, max(1, step // stride))
+            parts = tails(start * tokens, step * tokens), states[:, ends][:, : frames // step]
             return ScanCarry(*(_split_blocks(a, batch) for a in parts))
 
-        final = ScanCarry(*(a[:, 0] for a in after(slice(frames, None))))
-        return y, final, after(slice(every, None, every)) if every else None
+        final = ScanCarry(*(a[:, 0] for a in carries(frames, frames)))
+        return y, final, carries(every, every) if every else None
 
     def _fold(self, x: Float[Tensor, "B T S D"]) -> Float[Tensor, "Bn L D"]:
         """Each block's tokens as one sequence: raster order inside a frame, then time."""
@@ -217,10 +216,13 @@ class Scan(Operation):
         )
         y = sum(taps, start=self.conv1d.bias)
 
-        def tails(ends: Tensor) -> Tensor:
-            index = ends[:, None] + torch.arange(width - 1, device=x.device)
-            same = segment[:, index] == segment[:, ends + width - 2][..., None]
-            return x[:, index] * same[..., None]
+        def tails(start: int, step: int) -> Tensor:
+            """The last inputs after `start`, `start + step`, … tokens, without other segments'."""
+            now = segment[:, width - 2 + start :: step]
+            last, same = (
+                a[:, start:].unfold(1, width - 1, step).movedim(-1, 2) for a in (x, segment)
+            )
+            return last * (same == now[..., None])[..., None]
 
         return F.silu(y), tails
 

@@ -1,7 +1,7 @@
 """Gymnasium spaces: their leaves by name, and their JSON form (a model is saved with its spaces)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -31,7 +31,7 @@ def flatten_space(space: gym.Space, name: str = "") -> dict[str, gym.Space]:
     return {name: space}
 
 
-def flatten_observation(names: Mapping[str, Any], observation: Any) -> dict[str, np.ndarray]:
+def flatten_observation(names: Iterable[str], observation: Any) -> dict[str, np.ndarray]:
     """The named leaves of a (batched) observation, as `flatten_space` names them."""
     return {name: np.asarray(_leaf(observation, name)) for name in names}
 
@@ -59,7 +59,7 @@ def space_to_json(space: gym.Space) -> dict[str, Any]:
     if isinstance(space, spaces.MultiDiscrete):
         return form | {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
+        return {"type": "MultiBinary", "n": space.n}
     return {"type": "Text"}
 
 

@@ -29,56 +29,77 @@ def ssd(
     state is cleared. L need not be a multiple of `chunk`: the last chunk may be shorter.
     """
     length = x.shape[1]
+    x, dt, A, B, C, state = (a.float() for a in (x, dt, A, B, C, state))
+    if length == 1:
+        return _step(x, dt, A, B, C, state, reset)
     chunk = min(chunk, length)
     segment = reset.cumsum(1)
     if padding := -length % chunk:
         # A padded token has dt = 0: it neither decays the state nor writes to it.
         x, dt, B, C = (_pad_tokens(a, padding) for a in (x, dt, B, C))
         segment = torch.cat([segment, segment[:, -1:].expand(-1, padding)], 1)
-    x, dt, B, C = (a.float().unflatten(1, (-1, chunk)) for a in (x, dt, B, C))
+    x, dt, B, C = (a.unflatten(1, (-1, chunk)) for a in (x, dt, B, C))
     segment = segment.unflatten(1, (-1, chunk))
-    log_decay = (dt * A.float()).cumsum(2)
+    visible = _visible(segment)
+    # Sums begin anew at a reset: rounding cannot carry what was before it across.
+    log_decay = visible.float() @ (dt * A)
+    between = _decay_between(log_decay, visible)
     x = x * dt[..., None]
-    within = _within_chunks(x, log_decay, B, C, segment)
-    states = _chunk_states(x, log_decay, B, segment)
-    before, after = _across_chunks(states, log_decay, segment, state.float())
+    within = _within_chunks(x, between, B, C)
+    states = _chunk_states(x, between, B)
+    before, after = _across_chunks(states, log_decay, segment, state)
     y = within + _from_carried(before, log_decay, C, segment)
     return rearrange(y, "b c l h p -> b (c l) h p")[:, :length], after
+
+
+def _step(x, dt, A, B, C, state, reset):
+    """The recurrence itself, for a single token: what imagining a vector observation needs."""
+    decay = (dt[:, 0] * A).exp() * ~reset
+    write = (x[:, 0] * dt[:, 0, :, None])[..., None] * B[:, :, None]
+    state = state * decay[..., None, None] + write
+    return (state * C[:, 0, None, None]).sum(-1)[:, None], state[:, None]
 
 
 def _pad_tokens(a: Tensor, padding: int) -> Tensor:
     return F.pad(a, (0, 0) * (a.dim() - 2) + (0, padding))
 
 
-def _within_chunks(
-    x: Float[Tensor, "B c l H P"],
-    log_decay: Float[Tensor, "B c l H"],
-    B: Float[Tensor, "B c l N"],
-    C: Float[Tensor, "B c l N"],
-    segment: Int[Tensor, "B c l"],
-) -> Float[Tensor, "B c l H P"]:
-    """Step 1: what tokens of a chunk say to later tokens of the same chunk and segment."""
+def _visible(segment: Int[Tensor, "B c l"]) -> Bool[Tensor, "B c l l"]:
+    """Which tokens (rows) see which (columns): earlier ones of their own segment."""
     size = segment.shape[-1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=x.device).tril()
-    visible = causal & (segment[..., :, None] == segment[..., None, :])
+    causal = torch.ones(size, size, dtype=torch.bool, device=segment.device).tril()
+    return causal & (segment[..., :, None] == segment[..., None, :])
+
+
+def _decay_between(
+    log_decay: Float[Tensor, "B c l H"], visible: Bool[Tensor, "B c l l"]
+) -> Float[Tensor, "B c H l l"]:
+    """Decay from each token (columns) to each later one (rows) of its segment; 0 elsewhere."""
     exponent = rearrange(log_decay, "b c l h -> b c h l")
     exponent = exponent[..., :, None] - exponent[..., None, :]
-    decay = exponent.masked_fill(~visible[:, :, None], -torch.inf).exp()
-    scores = (C @ B.mT)[:, :, None] * decay
-    return torch.einsum("bchij,bcjhp->bcihp", scores, x)
+    return exponent.masked_fill(~visible[:, :, None], -torch.inf).exp()
+
+
+def _within_chunks(
+    x: Float[Tensor, "B c l H P"],
+    between: Float[Tensor, "B c H l l"],
+    B: Float[Tensor, "B c l N"],
+    C: Float[Tensor, "B c l N"],
+) -> Float[Tensor, "B c l H P"]:
+    """Step 1: what tokens of a chunk say to later tokens of the same chunk and segment."""
+    scores = (C @ B.mT)[:, :, None] * between
+    return (scores @ x.transpose(2, 3).contiguous()).transpose(2, 3)
 
 
 def _chunk_states(
     x: Float[Tensor, "B c l H P"],
-    log_decay: Float[Tensor, "B c l H"],
+    between: Float[Tensor, "B c H l l"],
     B: Float[Tensor, "B c l N"],
-    segment: Int[Tensor, "B c l"],
 ) -> Float[Tensor, "B c H P N"]:
     """Step 2: what a chunk leaves behind at its end, were it to start from nothing."""
-    ends_here = (segment == segment[..., -1:])[..., None]
-    exponent = log_decay[:, :, -1:] - log_decay
-    decay = exponent.masked_fill(~ends_here, -torch.inf).exp()
-    return torch.einsum("bclhp,bcln->bchpn", x * decay[..., None], B)
+    to_end = between[..., -1, :].mT[..., None]
+    states = (x * to_end).flatten(3).mT @ B
+    return states.unflatten(2, x.shape[3:])
 
 
 def _across_chunks(
@@ -105,4 +126,5 @@ def _from_carried(
     """Step 4: what the state before a chunk says to the tokens of its first segment."""
     previous = F.pad(segment[:, :-1, -1], (1, 0))
     decay = log_decay.exp() * (segment == previous[..., None])[..., None]
-    return torch.einsum("bchpn,bcln->bclhp", before, C) * decay[..., None]
+    y = C @ before.flatten(2, 3).mT
+    return y.unflatten(3, before.shape[2:4]) * decay[..., None]

@@ -1,11 +1,11 @@
-"""Frame-local attention beside the naive one, and its rotary phase."""
+"""Frame-local attention beside the naive one."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from worldmodel import reference
-from worldmodel.attention import local_attention, rotate
+from worldmodel.attention import local_attention
 from worldmodel.types import AttendCarry
 
 ROWS, HEADS, CHANNELS = 2, 2, 4
@@ -26,9 +26,7 @@ def empty_carry(span: int, tokens: int) -> AttendCarry:
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("span", [1, 2, 5, 20])
 @pytest.mark.parametrize("frames", [1, 2, 11])
-def test_equals_the_reference(
-    frames: int, span: int, tokens: int, chance: float, agree
-) -> None:
+def test_equals_the_reference(frames: int, span: int, tokens: int, chance: float, agree) -> None:
     """Fails where a frame sees too much, too little, or another episode; also by its gradients."""
     inputs = qkv(frames, tokens)
     is_first = torch.rand(ROWS, frames) < chance
@@ -55,24 +53,3 @@ def test_carried_keys_are_seen_as_if_in_one_window(span: int, split: int, agree)
     later = (a[:, split:] for a in (q, k, v))
     actual = local_attention(*later, carry, is_first[:, split:])
     agree(actual, reference.attention(q, k, v, span, is_first)[:, split:], 1e-5)
-
-
-def test_scores_depend_on_relative_time_only(agree) -> None:
-    """Fails where the same frames attend differently in another window (absolute positions)."""
-    q, k, _ = (a.detach() for a in qkv(6, 2))
-
-    def scores(start_q: int, start_k: int) -> Tensor:
-        return torch.einsum("btshc,buzhc->bhtsuz", rotate(q, start_q), rotate(k, start_k))
-
-    agree(scores(40, 40), scores(0, 0), 1e-5)
-    agree(scores(45, 40), scores(5, 0), 1e-5)
-    assert (scores(1, 0) - scores(0, 0)).abs().max() > 0.1
-
-
-def test_rotation_keeps_length_and_starts_at_none() -> None:
-    """Fails where the rotary phase scales keys, or moves the frame at time 0."""
-    x = torch.randn(1, 3, 2, HEADS, CHANNELS)
-    turned = rotate(x, 0)
-    torch.testing.assert_close(turned[:, 0], x[:, 0])
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(rotate(x, 2)[:, 0], rotate(x.roll(2, 1), 0)[:, 2])

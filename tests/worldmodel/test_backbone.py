@@ -143,9 +143,13 @@ def past_gradients(backbone: Backbone, grid, reset: bool) -> list[Tensor]:
     floats = [a for a in tree_leaves(carry) if a.requires_grad]
     y, after, _ = backbone(x, carry, is_first)
     # The cache keeps the keys of forgotten frames, marked as not valid: only what is read counts.
-    y = torch.cat([y[:, 4:], backbone(torch.randn_like(x), after, torch.zeros_like(is_first))[0]], 1)
+    y = torch.cat(
+        [y[:, 4:], backbone(torch.randn_like(x), after, torch.zeros_like(is_first))[0]], 1
+    )
     loss = (y * torch.randn_like(y)).sum()
-    past, *carried = torch.autograd.grad(loss, [x, *floats], allow_unused=True, materialize_grads=True)
+    past, *carried = torch.autograd.grad(
+        loss, [x, *floats], allow_unused=True, materialize_grads=True
+    )
     return [past[:, :4], *carried]
 
 
@@ -181,6 +185,22 @@ def test_reset_hides_every_value_of_the_past(grid, pattern) -> None:
     assert torch.equal(a, fresh)
     states = zip(tree_leaves(after_a), tree_leaves(after_fresh), strict=True)
     assert all(torch.equal(p, q) for p, q in states if p.dtype == torch.bool)
+
+
+@cases
+def test_first_frame_of_a_stream_needs_no_mark(grid, pattern, agree) -> None:
+    """Fails where a reset falls between the tokens of a frame instead of before the first one."""
+    backbone = make(grid, pattern)
+    x, _, is_first = stream(backbone, grid, 6)
+    marked, unmarked = is_first.clone(), is_first.clone()
+    marked[:, 0], unmarked[:, 0] = True, False
+    with torch.no_grad():
+        a, after_a, _ = backbone(x, backbone.initial(ROWS), marked)
+        b, after_b, _ = backbone(x, backbone.initial(ROWS), unmarked)
+    agree(a, b, 1e-5)
+    for one, other in zip(tree_leaves(after_a), tree_leaves(after_b), strict=True):
+        if one.is_floating_point():
+            agree(one, other, 1e-5)
 
 
 @cases

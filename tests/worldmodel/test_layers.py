@@ -42,12 +42,13 @@ def test_convolution_equals_the_reference(length: int, chance: float, agree) -> 
 def test_convolution_goes_on_from_its_tail(split: int, agree) -> None:
     """Fails where the carried tail is off by a token or survives a reset."""
     scan = shuffled(Scan(SIZES, (1, 1)))
-    x = torch.randn(4, 9, INNER + 2 * STATE)
+    u = torch.randn(4, 9, 1, 8)
+    x = scan.in_proj(u[:, :, 0])[..., INNER : 2 * INNER + 2 * STATE]
     reset = torch.zeros(4, 9, dtype=torch.bool)
     reset[1, split - 1] = reset[2, split] = reset[3, split + 1] = True
-    whole, tails = scan._convolve(x, torch.zeros(4, 3, x.shape[-1]), reset)
-    tail = tails(torch.tensor([split]))[:, 0]
-    later, _ = scan._convolve(x[:, split:], tail, reset[:, split:])
+    whole, _ = scan._convolve(x, torch.zeros(4, 3, x.shape[-1]), reset)
+    _, carry, _ = scan(u[:, :split], scan.initial(4), reset[:, :split])
+    later, _ = scan._convolve(x[:, split:], carry.tail[:, 0], reset[:, split:])
     agree(later, whole[:, split:], 1e-6)
 
 

@@ -1,0 +1,74 @@
+"""The command `clew`: which command, and what its end means to the shell.
+
+Exit codes: 0 done, 1 the run itself failed, 2 refused (a mistake in what was asked for, found
+before anything was written), 130 interrupted. What is heavy is imported when it is needed.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("train", "evaluate", "recipes", "doctor")
+
+USAGE = """\
+usage: clew COMMAND [OPTIONS]
+
+Train agents that find their way by remembering.
+
+  clew train RECIPE             train by a recipe; any setting can follow, such as --seed 1
+  clew train --env ID           train in any Gymnasium environment, with the default settings
+  clew train --resume RUN       go on with a run that was interrupted, or for more --steps
+  clew evaluate RUN             play new episodes, with memory and with memory off
+  clew recipes                  list the recipes
+  clew doctor                   what this machine offers
+  clew --version
+
+`clew train --help` and `clew train RECIPE --help` list every setting."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        return _version()
+    if arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, cutoff=0.4) or list(COMMANDS)
+        return _say(f"There is no command {arguments[0]!r}. Nearest: {', '.join(near)}.", 2)
+    return _run(arguments[0], arguments[1:])
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    """A command, with the ends that are no fault of ours told without a traceback."""
+    from agent.learner import NonFiniteError
+    from runs import commands
+    from runs.folder import RefusalError
+
+    try:
+        return getattr(commands, command)(arguments)
+    except RefusalError as error:
+        return _say(str(error), 2)
+    except NonFiniteError as error:
+        return _say(str(error), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains again as it ends
+        return _say("Nobody reads the output any more.", 1)
+    except KeyboardInterrupt:
+        return _say("Interrupted.", 130)
+    except SystemExit as done:  # tyro's way to end after --help or a mistake
+        return done.code if isinstance(done.code, int) else 2
+
+
+def _version() -> int:
+    from runs.folder import version
+
+    print(f"clew {version()}")
+    return 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"clew: {message}", file=sys.stderr)
+    return code

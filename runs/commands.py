@@ -1,0 +1,181 @@
+"""The commands of `clew`, with their arguments; settings and their help come from the config."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from runs import doctor as doctor_module
+from runs import folder, session
+from runs.config import Config
+from runs.evaluate import EPISODES, MAX_STEPS, evaluate_run, show
+from runs.recipes import RECIPES, find_recipe
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train an agent: by a recipe, in any environment (--env), or on from where a run stopped."""
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help_behavior_hint="")] = ""
+    """One of `clew recipes`; it gives the settings their defaults."""
+    resume: Annotated[str, arg(metavar="RUN", help_behavior_hint="")] = ""
+    """Folder of a run to go on with. It keeps its settings, except for --steps."""
+    name: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: RECIPE-DATE-sSEED)")] = (
+        ""
+    )
+    """Name of the run."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("outputs")
+    """Where runs are kept; this one in DIR/NAME."""
+    settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Play new episodes with a run's newest agent, with memory and with memory off."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder of the run."""
+    episodes: int = EPISODES
+    """Episodes with memory, and as many without."""
+    seed: int = 0
+    """Which episodes; never those of training."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, or auto."""
+    max_steps: int = MAX_STEPS
+    """Episodes are cut after so many steps, should the environment never end them."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must not be negative.")
+
+
+@dataclass(frozen=True)
+class RecipesArguments:
+    """List the recipes."""
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """What this machine offers, on one screen."""
+
+
+def train(arguments: list[str]) -> int:
+    """`clew train`."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    with folder.refusing():
+        recipe = find_recipe(arguments[0]) if named else None
+        base = recipe.config if recipe else Config()
+        asked = _parse(TrainArguments, "train", arguments, TrainArguments(settings=base))
+        given = _options(arguments)
+        if "--resume" in given:
+            _check_resume(asked, given)
+        elif not named:
+            _check_env(asked, given)
+    if asked.resume:
+        return session.resume(
+            Path(asked.resume), asked.settings.steps if "--steps" in given else None
+        )
+    return session.start(asked.settings, recipe.name if recipe else None, asked.out, asked.name)
+
+
+def evaluate(arguments: list[str]) -> int:
+    """`clew evaluate`."""
+    asked = _parse(EvaluateArguments, "evaluate", arguments)
+    report = evaluate_run(asked.run, asked.episodes, asked.seed, asked.device, asked.max_steps)
+    show(report)
+    Console().print(f"Written to {asked.run / 'evaluation' / 'evaluation.json'}", soft_wrap=True)
+    return 0
+
+
+def recipes(arguments: list[str]) -> int:
+    """`clew recipes`."""
+    _parse(RecipesArguments, "recipes", arguments)
+    table = Table("recipe", "environment", "what for", "cost on two cores", title_justify="left")
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, recipe.config.env, recipe.summary, recipe.cost)
+    Console().print(table)
+    Console().print("Train by one: clew train tmaze. Its settings: clew train tmaze --help")
+    return 0
+
+
+def doctor(arguments: list[str]) -> int:
+    """`clew doctor`."""
+    _parse(DoctorArguments, "doctor", arguments)
+    return doctor_module.doctor()
+
+
+def _parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> Any:
+    """The arguments of a command; tyro prints help and mistakes, and ends the program."""
+    kwargs = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=f"clew {name}", args=arguments, registry=_registry(), **kwargs)
+
+
+def _options(arguments: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in arguments if word.startswith("--")}
+
+
+def _check_resume(asked: TrainArguments, given: set[str]) -> None:
+    others = sorted(given - {"--resume", "--steps"}) + [asked.recipe] * bool(asked.recipe)
+    if others:
+        raise ValueError(
+            f"A resumed run keeps the settings it began with: {', '.join(others)} cannot be given "
+            "with --resume; only --steps can."
+        )
+
+
+def _check_env(asked: TrainArguments, given: set[str]) -> None:
+    if asked.recipe:
+        raise ValueError(
+            f"The recipe comes before the settings: clew train {asked.recipe} --some-setting ..."
+        )
+    if "--env" not in given:
+        raise ValueError(
+            "Say what to train: a recipe (clew train tmaze), an environment (clew train --env ID) "
+            f"or a run to go on with (clew train --resume RUN). Recipes: {', '.join(RECIPES)}."
+        )
+
+
+def _registry() -> ConstructorRegistry:
+    """How dictionaries are written on the command line: name=value name=value."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type != dict[str, Any]:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="[NAME=VALUE ...]",
+            instance_from_str=parse_pairs,
+            is_instance=lambda value: isinstance(value, dict),
+            str_from_instance=lambda pairs: [f"{k}={_written(v)}" for k, v in pairs.items()],
+        )
+
+    return registry
+
+
+def parse_pairs(words: list[str]) -> dict[str, Any]:
+    """name=value words as a dictionary; values are JSON where they can be, and else strings."""
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{word!r} is not of the form name=value, such as length=50")
+        try:
+            pairs[name] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[name] = value
+    return pairs
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,149 @@
+"""A run's folder: how it is named and claimed, what makes it a run, and why it may be refused.
+
+config.json  metrics.jsonl  tensorboard/  checkpoints/  replay/  evaluation/  crash/
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from runs import checkpoint
+from runs.config import Config
+from worldmodel.config import from_dict
+
+CONFIG = "config.json"
+
+
+class RefusalError(ValueError):
+    """What was asked for cannot be done; the message says why, and what can."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turns a ValueError at start-up into a refusal, which needs no traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise RefusalError(" ".join(str(error).split())) from error
+
+
+def version() -> str:
+    """The version of clew."""
+    try:
+        return metadata.version("clew")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def claim(path: Path, exact: bool) -> Iterator[Path]:
+    """Make a run's folder; where the block fails, nothing of it is left.
+
+    Where it is taken, another number is added to its name, unless it has to be this `exact` one.
+    """
+    created = [parent for parent in path.parents if not parent.exists()]
+    path = _make(path, exact)
+    try:
+        yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        for parent in created:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _make(path: Path, exact: bool) -> Path:
+    """Make an empty folder, which no other process has."""
+    number, free = 1, path
+    while True:
+        try:
+            free.mkdir(parents=True)
+            return free
+        except FileExistsError as error:
+            if exact and free.is_dir() and not any(free.iterdir()):
+                return free
+            if exact or not free.is_dir():
+                raise ValueError(
+                    f"{free} exists already, and nothing in it is overwritten. Take another "
+                    f"--name, or go on with it: clew train --resume {free}"
+                ) from error
+            number += 1
+            free = path.with_name(f"{path.name}-{number}")
+        except OSError as error:
+            raise ValueError(f"The folder {free} cannot be made: {error}.") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder; the system forgets it when we end."""
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{path} is being trained by another process.") from error
+        yield
+
+
+def write_config(path: Path, config: Config, recipe: str | None) -> None:
+    """Write config.json, which makes a folder a run."""
+    form = {"version": version(), "recipe": recipe, "config": asdict(config)}
+    write_json(path / CONFIG, form)
+
+
+def read_config(path: Path) -> tuple[Config, str | None]:
+    """The config of a run, and the recipe it came from.
+
+    Raises:
+        ValueError: where the folder is not a run, or its config is damaged.
+    """
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}.")
+    if not (path / CONFIG).is_file():
+        raise ValueError(f"{path} is not a run: it has no {CONFIG}.")
+    try:
+        form = json.loads((path / CONFIG).read_text())
+        values, recipe = form["config"], form["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / CONFIG} is damaged or half written ({error!r}).") from error
+    try:
+        return from_dict(Config, values), recipe
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG}: {error}") from error
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """The newest complete checkpoint of a run; ValueError where it has none."""
+    found = checkpoint.complete(path)
+    if not found:
+        raise ValueError(
+            f"{path} has no complete checkpoint: it was stopped before its first one. Begin anew."
+        )
+    return found[-1]
+
+
+def load_checkpoint(load: Callable[[Path], None], path: Path) -> None:
+    """Call `load` with a checkpoint; ValueError where its files are damaged or do not fit."""
+    try:
+        load(path)
+    except (OSError, SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}). "
+            "Remove it to go on from the one before."
+        ) from error
+
+
+def write_json(path: Path, form: dict[str, Any]) -> None:
+    """Write a JSON file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(form, indent=1) + "\n")
+    partial.replace(path)

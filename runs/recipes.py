@@ -1,0 +1,91 @@
+"""Recipes: settings that are known to work, by name. Typed values, so a typo cannot hide in one."""
+
+import difflib
+from dataclasses import dataclass
+
+from agent.actor_critic import BehaviourConfig
+from agent.learner import OptimiserConfig
+from agent.replay import ReplayConfig
+from runs.config import Config
+from worldmodel.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named preset: what it is for, what it costs, and all its settings."""
+
+    name: str
+    summary: str
+    cost: str
+    config: Config
+
+
+DEBUG = Recipe(
+    name="debug",
+    summary="A T-Maze of 5 steps and a tiny model: does everything run?",
+    cost="2,000 steps, half a minute",
+    config=Config(
+        env_kwargs={"length": 5},
+        num_envs=4,
+        steps=2_000,
+        prefill=200,
+        replay_ratio=8.0,
+        log_every=200,
+        checkpoint_every=1_000,
+        evaluation_episodes=50,
+        model=ModelConfig(
+            layers=("scan", "attend:4", "mlp"), width=32, head=8, state=8, latents=4, classes=8
+        ),
+        behaviour=BehaviourConfig(horizon=6, starts=8, discount=0.97),
+        replay=ReplayConfig(capacity=8_000, batch=8, context=32, stream=128),
+    ),
+)
+
+TMAZE = Recipe(
+    name="tmaze",
+    summary="Carry one bit down a corridor of 100 steps, and turn where it said.",
+    cost="100,000 steps, 10 minutes",
+    config=Config(
+        env_kwargs={"length": 100},
+        steps=100_000,
+        optimiser=OptimiserConfig(actor_lr=1e-3),
+    ),
+)
+
+CARTPOLE = Recipe(
+    name="cartpole",
+    summary="CartPole-v1: vectors, no need of memory.",
+    cost="60,000 steps, 15 minutes",
+    config=Config(env="CartPole-v1", steps=60_000),
+)
+
+MINIGRID_EMPTY = Recipe(
+    name="minigrid-empty",
+    summary="MiniGrid-Empty-8x8-v0 from images: walk to the green square.",
+    cost="40,000 steps, 20 minutes",
+    config=Config(
+        env="MiniGrid-Empty-8x8-v0",
+        wrappers=(
+            "minigrid.wrappers:RGBImgPartialObsWrapper",
+            "minigrid.wrappers:ImgObsWrapper",
+        ),
+        steps=40_000,
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEBUG, TMAZE, CARTPOLE, MINIGRID_EMPTY)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        ValueError: where there is none; names the nearest ones.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, cutoff=0.4) or list(RECIPES)
+    raise ValueError(
+        f"There is no recipe {name!r}. Nearest: {', '.join(near)}. "
+        "`clew recipes` lists them all; `clew train --env ID` takes any Gymnasium environment."
+    )

@@ -1,0 +1,213 @@
+"""One sitting of a run: refuse or begin, train under the eyes of a user, evaluate, say what next.
+
+The first Ctrl-C (or SIGTERM) ends training after the step in progress, with a checkpoint; the
+second one ends everything at once.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from rich.console import Console
+
+from runs import folder
+from runs.config import Config
+from runs.evaluate import evaluate_agent, show
+from runs.progress import Progress
+from runs.train import Trainer
+
+INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
+    """Train a new run in out/name; returns the exit code.
+
+    Raises:
+        RefusalError: for a mistake in what was asked for; no folder is left behind.
+    """
+    path = out / (name or _default_name(config, recipe))
+    with ExitStack() as held:
+        with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
+            held.enter_context(folder.locked(path))
+            trainer = Trainer(config, path)
+            trainer.start()
+            folder.write_config(path, config, recipe)
+        return _train(trainer, recipe)
+
+
+def resume(path: Path, steps: int | None = None) -> int:
+    """Go on with a run from its newest checkpoint, up to `steps` where given; the exit code.
+
+    Raises:
+        RefusalError: where the folder is no run, has no checkpoint, or is finished.
+    """
+    with ExitStack() as held:
+        with folder.refusing():
+            config, recipe = folder.read_config(path)
+            newest = folder.newest_checkpoint(path)
+            config = replace(config, steps=config.steps if steps is None else steps)
+            _check_unfinished(path, newest, config.steps)
+            held.enter_context(folder.locked(path))
+            trainer = Trainer(config, path)
+            folder.load_checkpoint(trainer.resume, newest)
+        return _train(trainer, recipe)
+
+
+def _train(trainer: Trainer, recipe: str | None) -> int:
+    console, config = Console(highlight=False), trainer.config
+    try:
+        _announce(console, trainer, recipe)
+        with _stopping(trainer), Progress(console, config) as progress:
+            trainer.run(on_progress=progress)
+        if trainer.env_steps < config.steps:
+            console.print(
+                f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True
+            )
+            return INTERRUPTED
+        report = _evaluate(console, trainer)
+    finally:
+        trainer.close()
+    _conclude(console, trainer, report)
+    return 0
+
+
+def _evaluate(console: Console, trainer: Trainer) -> dict[str, Any] | None:
+    """Evaluate the trained agent, as many episodes as the config asks for."""
+    episodes = trainer.config.evaluation_episodes
+    if not episodes:
+        return None
+    console.print(f"Evaluating {episodes} new episodes, with memory and with memory off.")
+    try:
+        report = evaluate_agent(trainer.agent, trainer.config, episodes, seed=0)
+    except KeyboardInterrupt:
+        command = f"{program('clew')} evaluate {shlex.quote(str(trainer.folder))}"
+        console.print(f"Training is saved. Evaluate it with: {command}", soft_wrap=True)
+        raise
+    folder.write_json(trainer.folder / "evaluation" / "evaluation.json", report)
+    return report
+
+
+@contextmanager
+def _stopping(trainer: Trainer) -> Iterator[None]:
+    """Lets the first signal end training with a checkpoint, and the second one abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if trainer.stop:
+            raise KeyboardInterrupt
+        trainer.stop = True
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nclew: stopping after this step; once more ends at once, unsaved\n")
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_unfinished(path: Path, newest: Path, steps: int) -> None:
+    done = int(newest.name.removeprefix("step-"))
+    if done >= steps:
+        raise ValueError(
+            f"{path} has trained for {done:,} steps already, and {steps:,} are asked for. "
+            f"Give more to go on: clew train --resume {path} --steps {2 * done}"
+        )
+
+
+def _default_name(config: Config, recipe: str | None) -> str:
+    """recipe-20260131-235959-s0; without a recipe, the environment's id."""
+    subject = recipe or config.env.replace("/", "-").replace(":", "-").lower()
+    return f"{subject}-{datetime.now():%Y%m%d-%H%M%S}-s{config.seed}"
+
+
+def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
+    """What is about to be done, and what it takes."""
+    config, replay = trainer.config, trainer.replay
+    parameters = sum(p.numel() for p in trainer.agent.parameters())
+    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
+    megabytes = replay.nbytes / 1e6
+    lines = [
+        f"clew {folder.version()} · {recipe or 'no recipe'} · seed {config.seed}",
+        f"Run: {trainer.folder}",
+        f"Environment: {config.env}{kwargs}, {config.num_envs} side by side",
+        f"Agent: {parameters:,} parameters",
+        f"Device: {trainer.device}, {torch.get_num_threads()} threads, scan: torch",
+        f"Replay: up to {config.replay.capacity:,} records, {megabytes:,.1f} MB on disk",
+    ]
+    for key in unread(trainer.streams.observation_space):
+        lines.append(f"Not read: observation {key!r} is Text, which the model leaves out")
+    if trainer.env_steps:
+        lines.append(f"Going on from step {trainer.env_steps:,}")
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+def unread(space: gym.Space, name: str = "") -> list[str]:
+    """The names of the parts of an observation that the model does not read: Text."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        return [
+            k for key, part in parts for k in unread(part, f"{name}/{key}" if name else f"{key}")
+        ]
+    return [name] if isinstance(space, spaces.Text) else []
+
+
+def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None) -> None:
+    """What the agent learned, where the run lies, and what to try next."""
+    run = shlex.quote(str(trainer.folder))
+    if report:
+        show(report, console)
+        console.print(verdict(report), soft_wrap=True)
+    lines = [
+        f"The run lies in {trainer.folder}. Next:",
+        f"  {program('clew')} evaluate {run} --episodes 500 --seed 1",
+        f"  {program('tensorboard')} --logdir {run}",
+        f"  {program('clew')} train --resume {run} --steps {2 * trainer.config.steps}",
+    ]
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """In a sentence: how well the agent does, and whether it does it by remembering."""
+    off = report["memory_off"]
+    if report["success"]:
+        on_value, off_value = report["success"]["rate"], off["success"]["rate"]
+        does = f"succeeds in {on_value:.1%} of new episodes, with memory off in {off_value:.1%}"
+        on, without = report["success"]["ci95"], off["success"]["ci95"]
+    else:
+        on_value, off_value = report["return"]["mean"], off["return"]["mean"]
+        does = f"reaches a mean return of {on_value:.4g}, with memory off {off_value:.4g}"
+        on, without = report["return"]["ci95"], off["return"]["ci95"]
+    remembers = bool(on and without and on[0] > without[1])
+    means = "it acts by what it remembers" if remembers else "memory makes no clear difference"
+    return f"The agent {does}: {means}."
+
+
+def _resume_command(trainer: Trainer) -> str:
+    """How to go on, with --steps where the run's own config asks for another number."""
+    own, _ = folder.read_config(trainer.folder)
+    extended = trainer.config.steps != own.steps
+    extra = f" --steps {trainer.config.steps}" if extended else ""
+    return f"{program('clew')} train --resume {shlex.quote(str(trainer.folder))}{extra}"
+
+
+def program(name: str) -> str:
+    """How to call a program of ours in the user's shell, on its path or in our own folder."""
+    beside = Path(sys.argv[0]).with_name(name)
+    return str(beside) if not shutil.which(name) and beside.exists() else name

@@ -1,0 +1,39 @@
+"""A run that tests of the command line and of evaluation share, and settings that are quick."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runs.cli import main
+from runs.config import Config
+from runs.recipes import RECIPES
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run, trained and evaluated; not to be written to."""
+    out = tmp_path_factory.mktemp("runs")
+    settings = "--steps 120 --prefill 60 --log-every 40 --evaluation-episodes 4 --threads 1"
+    assert main(["train", "debug", "--name", "done", "--out", str(out), *settings.split()]) == 0
+    return out / "done"
+
+
+@pytest.fixture
+def quick() -> Callable[..., Config]:
+    """The debug recipe, so small that it makes some updates within a second or two."""
+
+    def build(**changes: object) -> Config:
+        base = replace(
+            RECIPES["debug"].config,
+            steps=320,
+            prefill=100,
+            log_every=40,
+            checkpoint_every=100,
+            replay_ratio=16.0,
+            threads=1,
+        )
+        return replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+    return build

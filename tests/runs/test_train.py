@@ -1,0 +1,213 @@
+"""A run learns, and one that was interrupted or killed goes on as if it had not been."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from agent.learner import NonFiniteError
+from envs.tmaze import TMaze
+from runs import checkpoint
+from runs.config import Config
+from runs.train import CrashError, Trainer, to_records
+
+Quick = Callable[..., Config]
+
+
+class KilledError(Exception):
+    """Stands for a kill -9: nothing is saved on the way out."""
+
+
+def train(
+    config: Config, folder: Path, on_progress: Any = None, resume: Path | None = None
+) -> Trainer:
+    """A new run, or one that goes on from a checkpoint, to its end."""
+    trainer = Trainer(config, folder)
+    try:
+        if resume:
+            torch.rand(7)  # what the process did before must not matter
+            trainer.resume(resume)
+        else:
+            trainer.start()
+        trainer.run(on_progress=on_progress)
+    finally:
+        trainer.close()
+    return trainer
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines]
+
+
+def stop_at(step: int) -> Callable[[Trainer], None]:
+    """Ask for the end as Ctrl-C does."""
+
+    def on_progress(trainer: Trainer) -> None:
+        trainer.stop = trainer.env_steps >= step
+
+    return on_progress
+
+
+def kill_at(step: int) -> Callable[[Trainer], None]:
+    """End without a word."""
+
+    def on_progress(trainer: Trainer) -> None:
+        if trainer.env_steps >= step:
+            raise KilledError
+
+    return on_progress
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """All metrics, and all that the last checkpoint holds, are the same bits."""
+    assert metrics(one) == metrics(other)
+    ends = [checkpoint.complete(folder)[-1] for folder in (one, other)]
+    assert ends[0].name == ends[1].name
+    for file in ("agent.safetensors", "learner.safetensors", "state.safetensors"):
+        ours, theirs = (load_file(end / file) for end in ends)
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert ours[name].tobytes() == theirs[name].tobytes(), (file, name)
+    states = [json.loads((end / "state.json").read_text()) for end in ends]
+    for state in states:
+        del state["telemetry"]["bytes"]  # seconds are written in more digits or fewer
+    assert states[0] == states[1]
+
+
+def test_debug_recipe_trains(quick: Quick, tmp_path: Path) -> None:
+    trainer = train(quick(), tmp_path)
+    lines = metrics(tmp_path)
+    assert [line["env_steps"] // 40 for line in lines] == list(range(1, 9))
+    assert trainer.learner.updates == lines[-1]["updates"] > 10
+    assert {"model", "actor", "critic", "recall", "episode/success"} <= lines[-1].keys()
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert lines[-1]["reconstruction"] < lines[2]["reconstruction"]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert len(checkpoint.complete(tmp_path)) == checkpoint.KEEP
+
+
+def test_the_seed_decides_everything(quick: Quick, tmp_path: Path) -> None:
+    config = quick(steps=160)
+    train(config, tmp_path / "a")
+    train(config, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    train(quick(steps=160, seed=1), tmp_path / "c")
+    assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
+
+
+@pytest.mark.parametrize("env", ["clew/TMaze-v0", "CartPole-v1"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    quick: Quick, tmp_path: Path, env: str
+) -> None:
+    config = quick(env=env, env_kwargs={"length": 5} if "TMaze" in env else {})
+    train(config, tmp_path / "whole")
+    folder = tmp_path / "parts"
+    for step in (90, 170, 270):  # before the first update, amid a line, after a checkpoint
+        newest = checkpoint.complete(folder)[-1:]
+        stopped = train(config, folder, stop_at(step), *newest)
+        assert step <= stopped.env_steps < config.steps
+    train(config, folder, None, checkpoint.complete(folder)[-1])
+    assert_same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("back", [1, 2])
+def test_killed_and_resumed_equals_uninterrupted(quick: Quick, tmp_path: Path, back: int) -> None:
+    """Lines and records written after the checkpoint are written anew."""
+    config = quick()
+    train(config, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        train(config, folder, kill_at(290))
+    written = len(metrics(folder))
+    older = checkpoint.complete(folder)[-back]
+    for path in checkpoint.complete(folder)[len(checkpoint.complete(folder)) - back + 1 :]:
+        shutil.rmtree(path)
+    killed = train(config, folder, stop_at(0), older)  # one step, to see lines dropped
+    assert killed.env_steps < 290
+    assert len(metrics(folder)) < written
+    train(config, folder, None, checkpoint.complete(folder)[-1])
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_half_written_checkpoint_is_not_one(quick: Quick, tmp_path: Path) -> None:
+    train(quick(steps=120), tmp_path)
+    newest = checkpoint.complete(tmp_path)[-1]
+    (newest / "done").unlink()
+    assert newest not in checkpoint.complete(tmp_path)
+
+
+def test_settings_that_do_not_fit_leave_nothing(quick: Quick, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for wrong in ({"env": "Nowhere-v0"}, {"device": "abacus"}, {"env_kwargs": {"lenth": 3}}):
+        with pytest.raises(ValueError, match=r"Nowhere|abacus|lenth"):
+            Trainer(quick(**wrong), folder)
+    assert not folder.exists()
+
+
+def poison_batch(trainer: Trainer) -> None:
+    """Makes the next batch from replay hold a reward that is not a number."""
+    sample = trainer.replay.sample
+
+    def poisoned() -> tuple[dict[str, np.ndarray], np.ndarray]:
+        batch, continues = sample()
+        batch["reward"][0, 3] = np.nan
+        return batch, continues
+
+    trainer.replay.sample = poisoned
+
+
+def test_a_loss_that_is_not_finite_is_saved_and_can_be_repeated(
+    quick: Quick, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def on_progress(trainer: Trainer) -> None:
+        seen["updates"] = trainer.learner.updates
+        scale = trainer.learner.behaviour.scale.state_dict()
+        seen["scale"] = {name: value.clone() for name, value in scale.items()}
+        if trainer.env_steps == 160:
+            poison_batch(trainer)
+
+    config, crash = quick(), tmp_path / "crash"
+    with pytest.raises(CrashError, match=r"loss of the \w+ is not finite, at update \d+") as info:
+        train(config, tmp_path, on_progress)
+    assert str(crash) in str(info.value)
+    batch = load_file(crash / "batch.safetensors")
+    assert json.loads((crash / "crash.json").read_text())["batch"]["reward"] == ["float32", [8, 32]]
+
+    again = Trainer(config, tmp_path / "again")
+    checkpoint.load(crash, again.agent, again.learner)
+    assert again.learner.updates == seen["updates"]
+    for name, value in again.learner.behaviour.scale.state_dict().items():
+        assert torch.equal(value, seen["scale"][name]), "the state is from before the update"
+    continues = torch.from_numpy(batch.pop("continues"))
+    with pytest.raises(NonFiniteError, match=info.value.where):
+        again.learner.update(to_records(batch, again.device), continues)
+    batch["reward"] = np.nan_to_num(batch["reward"])
+    again.learner.update(to_records(batch, again.device), continues)
+    again.close()
+
+
+def test_an_observation_that_is_not_finite_is_blamed_on_its_environment(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = TMaze.step
+
+    def broken(self: TMaze, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, *rest = step(self, action)
+        return (observation * np.nan if self._steps == 4 else observation, *rest)
+
+    monkeypatch.setattr(TMaze, "step", broken)
+    with pytest.raises(CrashError, match="observation/observation that environment 0 gave is not"):
+        train(quick(), tmp_path)
+    assert np.isnan(load_file(tmp_path / "crash" / "batch.safetensors")["observation/observation"])[
+        0
+    ].all()

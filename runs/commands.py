@@ -80,7 +80,7 @@ def train(arguments: list[str]) -> int:
             _check_resume(asked, given)
         elif not named:
             _check_env(asked, given)
-    if asked.resume:
+    if "--resume" in given:
         return session.resume(
             Path(asked.resume), asked.settings.steps if "--steps" in given else None
         )
@@ -99,9 +99,9 @@ def evaluate(arguments: list[str]) -> int:
 def recipes(arguments: list[str]) -> int:
     """`clew recipes`."""
     _parse(RecipesArguments, "recipes", arguments)
-    table = Table("recipe", "environment", "what for", "cost on two cores", title_justify="left")
+    table = Table("recipe", "what for", "cost on two cores")
     for recipe in RECIPES.values():
-        table.add_row(recipe.name, recipe.config.env, recipe.summary, recipe.cost)
+        table.add_row(recipe.name, recipe.summary, recipe.cost)
     Console().print(table)
     Console().print("Train by one: clew train tmaze. Its settings: clew train tmaze --help")
     return 0

@@ -5,6 +5,7 @@ from one frame. Every environment plays a fixed share of the episodes, so that s
 sooner, are not counted more often.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from envs import EnvStreams, Episode, make
 from runs import folder
 from runs.config import Config
 from runs.train import pick_device
+
+logger = logging.getLogger(__name__)
 
 EPISODES = 200
 MAX_STEPS = 20_000
@@ -43,7 +46,8 @@ def evaluate_run(
     Raises:
         RefusalError: where the folder is not a run, or has no complete checkpoint.
     """
-    with folder.refusing():
+    # Making an agent draws weights, even if they are then loaded.
+    with folder.refusing(), torch.random.fork_rng([]):
         config, _ = folder.read_config(run)
         agent = Agent.load(folder.newest_checkpoint(run), pick_device(device))
     if config.threads:
@@ -72,8 +76,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return, success and length over new episodes, each with its 95 % interval.
 
-    The same numbers for the same seed; torch's random state is left as it was. Episodes longer
-    than `max_steps` are cut there.
+    The same numbers for the same seed; torch's random state is left as it was. Episodes that
+    reach `max_steps` are cut there, with a warning.
     """
     build = partial(_build, config, max_steps)
     devices = [agent.device] if agent.device.type == "cuda" else []
@@ -81,9 +85,12 @@ def evaluate(
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            return summary(play(agent, streams, episodes, memory))
+            found = play(agent, streams, episodes, memory)
     finally:
         streams.close()
+    if cut := sum(episode.length >= max_steps for episode in found):
+        logger.warning("%d of %d episodes were cut after %d steps", cut, episodes, max_steps)
+    return summary(found)
 
 
 def evaluation_seed(seed: int) -> int:

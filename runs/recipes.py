@@ -70,6 +70,7 @@ MINIGRID_EMPTY = Recipe(
             "minigrid.wrappers:ImgObsWrapper",
         ),
         steps=40_000,
+        replay=ReplayConfig(capacity=50_000),
     ),
 )
 

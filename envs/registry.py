@@ -14,6 +14,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
+from envs.minigrid import Success
+
 _OURS = {"clew/TMaze-v0": "envs.tmaze:TMaze"}
 _MINIGRID = ("MiniGrid", "BabyAI")
 
@@ -30,12 +32,16 @@ def make(
 ) -> gym.Env:
     """`gym.make(env_id, **kwargs)` inside `wrappers` ("module:Class", innermost first).
 
+    MiniGrid's environments also say `info["is_success"]`.
+
     Raises ValueError, naming cause and cure, for an unknown id, argument or wrapper, and for a
     package that is not installed.
     """
     known = _known_id(env_id)
     constructors = [(path, _find_wrapper(path)) for path in wrappers]
     env = _build(known, dict(kwargs or {}))
+    if known.startswith(_MINIGRID):
+        env = Success(env)
     for path, constructor in constructors:
         env = _wrap(env, constructor, path)
     return env

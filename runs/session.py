@@ -27,6 +27,7 @@ from runs.config import Config
 from runs.evaluate import evaluate_agent, show
 from runs.progress import Progress
 from runs.train import Trainer
+from worldmodel.spaces import is_text
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -165,7 +166,7 @@ def unread(space: gym.Space, name: str = "") -> list[str]:
         return [
             k for key, part in parts for k in unread(part, f"{name}/{key}" if name else f"{key}")
         ]
-    return [name] if isinstance(space, spaces.Text) else []
+    return [name] if is_text(space) else []
 
 
 def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None) -> None:

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from worldmodel.heads import mlp, symexp, symlog
 from worldmodel.spaces import SUPPORTED, flatten_space
 
+WIDEST = 1e4  # a wider Box is taken for one without bounds
+
+
 def _is_image(space: gym.Space) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 3
 
@@ -89,32 +92,40 @@ def _deconvolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
 
 
 class VectorCodec(nn.Module):
-    """Boxes of any rank but 3, flattened, through symlog."""
+    """Boxes of any rank but 3, flattened: bounded entries scaled to [-1, 1], others by symlog."""
 
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
         self.shape, size = space.shape, math.prod(space.shape)
+        low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
+        bounded = np.isfinite(low) & np.isfinite(high) & (low < high) & (high - low < WIDEST)
+        middle, half = np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
+        for name, value in {"bounded": bounded, "middle": middle, "scale": half}.items():
+            tensor = torch.as_tensor(value, dtype=None if value is bounded else torch.float)
+            self.register_buffer(name, tensor, persistent=False)
         self.encoder = mlp(size, 2 * width, width)
         self.decoder = mlp(width, 2 * width, size)
 
     def _flat(self, vector: Tensor) -> Tensor:
-        return symlog(vector.float().reshape(len(vector), -1))
+        flat = (vector.float().reshape(len(vector), -1) - self.middle) / self.scale
+        return torch.where(self.bounded, flat, symlog(flat))
 
     def encode(self, vector: Tensor) -> Float[Tensor, "n D"]:
         """Embeddings of vectors (n, ...)."""
         return self.encoder(self._flat(vector))
 
     def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
-        """Flattened symlog values."""
+        """Flattened, scaled values."""
         return self.decoder(token)
 
     def loss(self, decoded: Tensor, vector: Tensor) -> Float[Tensor, " n"]:
-        """Squared error of the symlog values, summed."""
+        """Squared error of the scaled values, summed."""
         return (decoded - self._flat(vector)).square().sum(-1)
 
     def restore(self, decoded: Tensor) -> Tensor:
         """Decoded values in the units and the shape of the space."""
-        return symexp(decoded).reshape(-1, *self.shape)
+        flat = torch.where(self.bounded, decoded.clamp(-1, 1), symexp(decoded))
+        return (flat * self.scale + self.middle).reshape(-1, *self.shape)
 
 
 class DiscreteCodec(nn.Module):

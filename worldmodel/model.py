@@ -24,6 +24,11 @@ from worldmodel.layers import Sizes
 from worldmodel.recall import pick_recalls
 from worldmodel.types import Carry, Records, tree_map
 
+# Posterior logits start this much larger than torch's default would make them, so that different
+# frames have different codes from the first update on. From near-uniform codes, frames as rare
+# as one in a hundred (a cue) took many hundred updates to be told apart.
+SHARPNESS = 8.0
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -117,6 +122,8 @@ class WorldModel(nn.Module):
         )
         shape, width, tokens = (config.latents, config.classes), config.width, self.sizes.tokens
         self.to_latents = mlp(width, width, shape[0] * shape[1])
+        with torch.no_grad():
+            self.to_latents[-1].weight.mul_(SHARPNESS)
         self.from_latents = nn.Linear(shape[0] * shape[1], width)
         self.to_frame = nn.Linear(shape[0] * shape[1], width)
         self.place = nn.Parameter(0.02 * torch.randn(tokens, width))

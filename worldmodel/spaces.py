@@ -22,7 +22,7 @@ def flatten_space(space: gym.Space, name: str = "") -> dict[str, gym.Space]:
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         leaves = [flatten_space(part, f"{name}/{key}" if name else str(key)) for key, part in parts]
         return {key: leaf for part in leaves for key, leaf in part.items()}
-    if isinstance(space, spaces.Text):
+    if is_text(space):
         return {}
     name = name or ROOT
     leaf_types = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
@@ -44,10 +44,15 @@ def _leaf(observation: Any, name: str) -> Any:
     return observation
 
 
+def is_text(space: gym.Space) -> bool:
+    """Whether a space holds text, such as MiniGrid's missions; no model reads it."""
+    return isinstance(space, spaces.Text) or (space.dtype is not None and space.dtype.kind == "U")
+
+
 def space_to_json(space: gym.Space) -> dict[str, Any]:
     """A supported space as JSON; Text, which no model reads, is left out of Dict and Tuple."""
     if isinstance(space, spaces.Dict):
-        parts = {k: space_to_json(v) for k, v in space.items() if not isinstance(v, spaces.Text)}
+        parts = {k: space_to_json(v) for k, v in space.items() if not is_text(v)}
         return {"type": "Dict", "spaces": parts}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(part) for part in space]}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from agent.imagination import Imagination
 from agent.returns import PercentileScale, lambda_returns
 from worldmodel.actions import ActionCodec
-from worldmodel.heads import Pool, TwoHot, mlp, zero_last
+from worldmodel.heads import Pool, TwoHot, mlp, scale_last
 from worldmodel.latents import sample, unimix
 from worldmodel.types import Records
 
@@ -70,6 +70,8 @@ class ActionDistribution(NamedTuple):
         return -torch.stack([(c.exp() * c).sum(-1) for c in self.categories]).sum(0)
 
     def _normal(self) -> torch.distributions.Normal:
+        assert self.mean is not None
+        assert self.std is not None
         return torch.distributions.Normal(self.mean, self.std, validate_args=False)
 
 
@@ -81,7 +83,7 @@ class Actor(nn.Module):
         self.counts, self.continuous = actions.counts, actions.continuous
         self.pool = Pool(tokens, width)
         outputs = 2 * actions.size if self.continuous else actions.size
-        self.net = zero_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2))
+        self.net = scale_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2), 0)
 
     def forward(self, features: Float[Tensor, "*n S D"]) -> ActionDistribution:
         """The policy at these features; standard deviations lie in [0.1, 1]."""
@@ -100,7 +102,7 @@ class Critic(nn.Module):
         self.pool = Pool(tokens, width)
         self.two_hot = TwoHot()
         outputs = len(self.two_hot.bins)
-        self.net = zero_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2))
+        self.net = scale_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2), 0)
 
     def forward(self, features: Float[Tensor, "*n S D"]) -> Float[Tensor, "*n bins"]:
         """Logits of the value's bins."""
@@ -119,7 +121,9 @@ class ActorCritic(nn.Module):
         self.slow.load_state_dict(self.critic.state_dict())
         self.scale = PercentileScale()
 
-    def imagination_losses(self, imagined: Imagination) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def imagination_losses(
+        self, imagined: Imagination
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of actor and critic on imagined rollouts, and what to log of them.
 
         REINFORCE with λ-returns, advantages in units of the returns' spread, an entropy bonus
@@ -156,9 +160,7 @@ class ActorCritic(nn.Module):
         discount = self.config.discount * (~records.is_terminal).float()
         logits = self.critic(features)
         value = self.critic.two_hot.mean(logits.detach())
-        returns = lambda_returns(
-            records.reward, discount, value, self.config.lam, records.is_first
-        )
+        returns = lambda_returns(records.reward, discount, value, self.config.lam, records.is_first)
         counts = ~records.is_terminal[:, :-1] & ~records.is_first[:, 1:]
         nats = self._value_loss(logits[:, :-1], features[:, :-1], returns)
         return (nats * counts).mean()

@@ -93,9 +93,7 @@ class Learner(nn.Module):
         every = self.behaviour.config.starts
         start = tree_map(lambda a: a.detach().flatten(0, 1), learned.snapshots)
         goes_on = (~records.is_terminal[:, every - 1 :: every]).float().flatten()
-        imagined = imagine(
-            self.model, self._policy, start, goes_on, self.behaviour.config.horizon
-        )
+        imagined = imagine(self.model, self._policy, start, goes_on, self.behaviour.config.horizon)
         losses, metrics = self.behaviour.imagination_losses(imagined)
         if weight := self.behaviour.config.replay_value:
             features = learned.observed.features.detach()

@@ -12,5 +12,5 @@ class Success(gym.Wrapper):
         """One step; MiniGrid pays for reaching a goal, and for nothing else."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
-            info = info | {"is_success": bool(terminated and reward > 0)}
+            info = info | {"is_success": bool(terminated) and float(reward) > 0}
         return observation, reward, terminated, truncated, info

@@ -16,6 +16,9 @@ class ActionCodec(nn.Module):
         ValueError: for a space other than Discrete, MultiDiscrete or a bounded Box.
     """
 
+    start: Tensor
+    span: Tensor
+
     def __init__(self, space: gym.Space) -> None:
         super().__init__()
         self.continuous = isinstance(space, spaces.Box)

@@ -7,6 +7,7 @@ every token and decoded from the mean over the tokens. Without an image the grid
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -94,12 +95,19 @@ def _deconvolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
 class VectorCodec(nn.Module):
     """Boxes of any rank but 3, flattened: bounded entries scaled to [-1, 1], others by symlog."""
 
+    bounded: Tensor
+    middle: Tensor
+    scale: Tensor
+
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
         self.shape, size = space.shape, math.prod(space.shape)
         low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
         bounded = np.isfinite(low) & np.isfinite(high) & (low < high) & (high - low < WIDEST)
-        middle, half = np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
+        middle, half = (
+            np.where(bounded, (low + high) / 2, 0),
+            np.where(bounded, (high - low) / 2, 1),
+        )
         for name, value in {"bounded": bounded, "middle": middle, "scale": half}.items():
             tensor = torch.as_tensor(value, dtype=None if value is bounded else torch.float)
             self.register_buffer(name, tensor, persistent=False)
@@ -130,6 +138,8 @@ class VectorCodec(nn.Module):
 
 class DiscreteCodec(nn.Module):
     """Discrete, MultiDiscrete and MultiBinary, as the categories that they are."""
+
+    start: Tensor
 
     def __init__(self, space: gym.Space, width: int) -> None:
         super().__init__()
@@ -187,7 +197,7 @@ class ObservationCodec(nn.Module):
         images = [name for name in leaves if _is_image(leaves[name])]
         self.images, self.others = images, [name for name in leaves if name not in images]
         self.grid = (grid, grid) if images else (1, 1)
-        # Module names may hold no dots; the order of self.names is the order of this list.
+        # A list, because module names may hold no dots; its order is that of self.names.
         self.parts = nn.ModuleList(_part(leaves[name], width, grid) for name in self.names)
 
     def encode(self, observation: Mapping[str, Tensor]) -> Float[Tensor, "*n S D"]:
@@ -195,7 +205,7 @@ class ObservationCodec(nn.Module):
         some = observation[self.names[0]]
         batch = some.shape[: some.dim() - len(self.shapes[self.names[0]])]
         tokens = torch.zeros((), device=some.device)
-        for name, part in zip(self.names, self.parts, strict=True):
+        for name, part in self._parts():
             embedding = part.encode(observation[name].flatten(0, len(batch) - 1))
             tokens = tokens + (embedding if name in self.images else embedding[:, None])
         return tokens.unflatten(0, batch)
@@ -204,20 +214,22 @@ class ObservationCodec(nn.Module):
         """Raw decodings by name; `restore` turns them into observations."""
         return {
             name: part.decode(tokens if name in self.images else tokens.mean(-2))
-            for name, part in zip(self.names, self.parts, strict=True)
+            for name, part in self._parts()
         }
 
     def loss(
         self, decoded: Mapping[str, Tensor], observation: Mapping[str, Tensor]
     ) -> Float[Tensor, " n"]:
         """Reconstruction loss of each frame, summed over the parts."""
-        pairs = zip(self.names, self.parts, strict=True)
-        return torch.stack([p.loss(decoded[n], observation[n]) for n, p in pairs]).sum(0)
+        losses = [part.loss(decoded[n], observation[n]) for n, part in self._parts()]
+        return torch.stack(losses).sum(0)
 
     def restore(self, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Decodings in the units of the observation space."""
-        pairs = zip(self.names, self.parts, strict=True)
-        return {name: part.restore(decoded[name]) for name, part in pairs}
+        return {name: part.restore(decoded[name]) for name, part in self._parts()}
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return list(zip(self.names, self.parts, strict=True))
 
     def rank(self, name: str) -> int:
         """Dimensions of one leaf of a single observation."""

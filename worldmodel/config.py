@@ -38,9 +38,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _convert_union(arguments, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool) == isinstance(value, bool):
+    if (
+        isinstance(kind, type)
+        and isinstance(value, kind)
+        and (kind is bool) == isinstance(value, bool)
+    ):
         return value
-    raise ValueError(f"The setting {where} = {value!r} must be of type {getattr(kind, '__name__', kind)}.")
+    raise ValueError(
+        f"The setting {where} = {value!r} must be of type {getattr(kind, '__name__', kind)}."
+    )
 
 
 def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

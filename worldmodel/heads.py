@@ -32,10 +32,11 @@ def mlp(inputs: int, width: int, outputs: int, layers: int = 1) -> nn.Sequential
     return nn.Sequential(*hidden, nn.Linear(widths[-1], outputs))
 
 
-def zero_last(net: nn.Sequential) -> nn.Sequential:
-    """Zero the last Linear, so that predictions start neutral (DreamerV3, Table 4)."""
-    for parameter in net[-1].parameters():
-        nn.init.zeros_(parameter)
+def scale_last(net: nn.Sequential, factor: float) -> nn.Sequential:
+    """The net with its last Linear scaled; by 0 predictions start neutral (DreamerV3, Table 4)."""
+    with torch.no_grad():
+        for parameter in net[-1].parameters():
+            parameter.mul_(factor)
     return net
 
 
@@ -130,10 +131,14 @@ class Transition(nn.Module):
 class Recall(nn.Module):
     """The latents of a past frame, given later features and how long ago it was."""
 
+    rates: Tensor
+
     def __init__(self, width: int, latents: tuple[int, int], frequencies: int = 8) -> None:
         super().__init__()
         self.latents = latents
-        self.register_buffer("rates", 2.0 ** -torch.arange(frequencies - 2, -2, -1), persistent=False)
+        self.register_buffer(
+            "rates", 2.0 ** -torch.arange(frequencies - 2, -2, -1), persistent=False
+        )
         self.gap = nn.Linear(2 * frequencies, width)
         self.net = mlp(width, 2 * width, math.prod(latents))
 

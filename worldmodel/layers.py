@@ -214,7 +214,9 @@ class Scan(Operation):
             * self.conv1d.weight[:, 0, i]
             for i in range(width)
         )
-        y = sum(taps, start=self.conv1d.bias)
+        bias = self.conv1d.bias
+        assert bias is not None
+        y = sum(taps, start=bias)
 
         def tails(start: int, step: int) -> Tensor:
             """The last inputs after `start`, `start + step`, … tokens, without other segments'."""

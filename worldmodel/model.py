@@ -19,7 +19,7 @@ from worldmodel import latents as latent
 from worldmodel.actions import ActionCodec
 from worldmodel.backbone import DEFAULT_PATTERN, Backbone
 from worldmodel.codec import ObservationCodec
-from worldmodel.heads import Pool, Recall, Transition, TwoHot, mlp, zero_last
+from worldmodel.heads import Pool, Recall, Transition, TwoHot, mlp, scale_last
 from worldmodel.layers import Sizes
 from worldmodel.recall import pick_recalls
 from worldmodel.types import Carry, Records, tree_map
@@ -69,7 +69,7 @@ class ModelConfig:
     classes: int = 16
     """Classes of a categorical."""
     free_nats: float = 1.0
-    """KL a frame below which neither KL loss pulls."""
+    """KL of a frame, in nats, below which the representation is not drawn to the prediction."""
     recalls: int = 8
     """Past frames recalled in each row of a batch."""
     loss: LossWeights = field(default_factory=LossWeights)
@@ -117,13 +117,9 @@ class WorldModel(nn.Module):
         self.config = config
         self.codec = ObservationCodec(observation_space, config.width, config.grid)
         self.actions = ActionCodec(action_space)
-        self.sizes = Sizes(
-            self.codec.grid, config.width, config.head, config.state, config.expand
-        )
+        self.sizes = Sizes(self.codec.grid, config.width, config.head, config.state, config.expand)
         shape, width, tokens = (config.latents, config.classes), config.width, self.sizes.tokens
-        self.to_latents = mlp(width, width, shape[0] * shape[1])
-        with torch.no_grad():
-            self.to_latents[-1].weight.mul_(SHARPNESS)
+        self.to_latents = scale_last(mlp(width, width, shape[0] * shape[1]), SHARPNESS)
         self.from_latents = nn.Linear(shape[0] * shape[1], width)
         self.to_frame = nn.Linear(shape[0] * shape[1], width)
         self.place = nn.Parameter(0.02 * torch.randn(tokens, width))
@@ -132,7 +128,7 @@ class WorldModel(nn.Module):
         self.transition = Transition(tokens, width, self.actions.size, shape)
         self.pool = Pool(tokens, width)
         self.two_hot = TwoHot()
-        self.reward = zero_last(mlp(self.pool.outputs, 2 * width, len(self.two_hot.bins)))
+        self.reward = scale_last(mlp(self.pool.outputs, 2 * width, len(self.two_hot.bins)), 0)
         self.continuation = mlp(self.pool.outputs, 2 * width, 1)
         self.recall = Recall(width, shape)
 
@@ -236,15 +232,18 @@ class WorldModel(nn.Module):
         prior: Float[Tensor, "B T S K C"],
         is_first: Bool[Tensor, "B T"],
     ) -> dict[str, Tensor]:
-        """Both halves of the KL, each with free nats; nothing predicts a first record."""
+        """Both halves of the KL; nothing predicts a first record.
+
+        Free nats are for the representation alone. A transition that may be a nat off wherever it
+        is nearly right dreams of shortcuts, and the policy finds them.
+        """
         posterior, predicted = observed.posterior, ~is_first
         dynamics = latent.kl_divergence(posterior.detach(), prior)
         representation = latent.kl_divergence(posterior, prior.detach())
+        representation = representation.clamp(min=self.config.free_nats)
         return {
-            "dynamics": (dynamics.clamp(min=self.config.free_nats) * predicted).mean(),
-            "representation": (
-                representation.clamp(min=self.config.free_nats) * predicted
-            ).mean(),
+            "dynamics": (dynamics * predicted).mean(),
+            "representation": (representation * predicted).mean(),
         }
 
     def _recall_loss(

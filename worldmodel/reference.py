@@ -63,7 +63,9 @@ def causal_convolution(
         start, row = 0, []
         for t in range(x.shape[1]):
             start = t if reset[b, t] else start
-            taps = [(t - i, weight[:, 0, -1 - i]) for i in range(weight.shape[-1]) if t - i >= start]
+            taps = [
+                (t - i, weight[:, 0, -1 - i]) for i in range(weight.shape[-1]) if t - i >= start
+            ]
             row.append(bias + sum(x[b, s] * w for s, w in taps))
         output.append(torch.stack(row))
     return torch.stack(output)

@@ -1,4 +1,4 @@
-"""Gymnasium spaces: their leaves by name, and their JSON form (a model is saved with its spaces)."""
+"""Gymnasium spaces: their leaves by name, and their JSON form, with which a model is saved."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,9 @@ def flatten_space(space: gym.Space, name: str = "") -> dict[str, gym.Space]:
     name = name or ROOT
     leaf_types = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
     if not isinstance(space, leaf_types):
-        raise ValueError(f"Observation {name!r} is {space}, which is not supported: {SUPPORTED} are.")
+        raise ValueError(
+            f"Observation {name!r} is {space}, which is not supported: {SUPPORTED} are."
+        )
     return {name: space}
 
 
@@ -39,8 +41,8 @@ def flatten_observation(names: Iterable[str], observation: Any) -> dict[str, np.
 def _leaf(observation: Any, name: str) -> Any:
     if isinstance(observation, Mapping | tuple):
         head, _, rest = name.partition("/")
-        child = observation[int(head) if isinstance(observation, tuple) else head]
-        return _leaf(child, rest) if rest else child
+        key: Any = int(head) if isinstance(observation, tuple) else head
+        return _leaf(observation[key], rest) if rest else observation[key]
     return observation
 
 
@@ -58,7 +60,11 @@ def space_to_json(space: gym.Space) -> dict[str, Any]:
         return {"type": "Tuple", "spaces": [space_to_json(part) for part in space]}
     form = {"type": type(space).__name__, "dtype": np.dtype(space.dtype).name}
     if isinstance(space, spaces.Box):
-        return form | {"shape": list(space.shape), "low": _bound(space.low), "high": _bound(space.high)}
+        return form | {
+            "shape": list(space.shape),
+            "low": _bound(space.low),
+            "high": _bound(space.high),
+        }
     if isinstance(space, spaces.Discrete):
         return form | {"n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from worldmodel.heads import Pool, Recall, Transition, TwoHot, mlp, symexp, symlog, zero_last
+from worldmodel.heads import Pool, Recall, Transition, TwoHot, mlp, scale_last, symexp, symlog
 
 TARGETS = [-1e3, -999.9, -7.3, -1.0, -1e-3, 0.0, 1e-3, 0.02, 0.5, 1.0, 12.34, 1e3]
 
@@ -78,7 +78,7 @@ def test_two_hot_clips_what_is_beyond_its_bins() -> None:
 
 def test_zeroed_heads_start_neutral() -> None:
     """Fails where a fresh head already prefers something."""
-    net = zero_last(mlp(4, 8, 5))
+    net = scale_last(mlp(4, 8, 5), 0)
     assert not net(torch.randn(3, 4)).any()
 
 

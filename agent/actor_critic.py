@@ -16,7 +16,7 @@ from agent.imagination import Imagination
 from agent.returns import PercentileScale, lambda_returns
 from worldmodel.actions import ActionCodec
 from worldmodel.heads import Pool, TwoHot, mlp, scale_last
-from worldmodel.latents import sample, unimix
+from worldmodel.latents import UNIMIX, sample, unimix
 from worldmodel.types import Records
 
 
@@ -34,6 +34,8 @@ class BehaviourConfig:
     """λ of the returns."""
     entropy: float = 3e-4
     """Weight of the policy's entropy."""
+    dream_unimix: float = 0.01
+    """Share of uniformly random actions in imagination; when acting, it is 0.01."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed returns, beside the imagined ones."""
     slow_rate: float = 0.02
@@ -83,15 +85,20 @@ class Actor(nn.Module):
         self.counts, self.continuous = actions.counts, actions.continuous
         self.pool = Pool(tokens, width)
         outputs = 2 * actions.size if self.continuous else actions.size
-        self.net = scale_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2), 0)
+        self.net = scale_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2), 0.0)
 
-    def forward(self, features: Float[Tensor, "*n S D"]) -> ActionDistribution:
-        """The policy at these features; standard deviations lie in [0.1, 1]."""
+    def forward(self, features: Float[Tensor, "*n S D"], mix: float = UNIMIX) -> ActionDistribution:
+        """The policy at these features, a share `mix` of it uniformly random.
+
+        Continuous policies are not mixed: their standard deviations lie in [0.1, 1].
+        """
         logits = self.net(self.pool(features))
         if self.continuous:
             mean, std = logits.chunk(2, -1)
             return ActionDistribution(mean=mean.tanh(), std=0.1 + 0.9 * (std + 2).sigmoid())
-        return ActionDistribution(tuple(unimix(part) for part in logits.split(self.counts, -1)))
+        return ActionDistribution(
+            tuple(unimix(part, mix) for part in logits.split(self.counts, -1))
+        )
 
 
 class Critic(nn.Module):
@@ -102,7 +109,7 @@ class Critic(nn.Module):
         self.pool = Pool(tokens, width)
         self.two_hot = TwoHot()
         outputs = len(self.two_hot.bins)
-        self.net = scale_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2), 0)
+        self.net = scale_last(mlp(self.pool.outputs, 2 * width, outputs, layers=2), 0.0)
 
     def forward(self, features: Float[Tensor, "*n S D"]) -> Float[Tensor, "*n bins"]:
         """Logits of the value's bins."""
@@ -136,7 +143,7 @@ class ActorCritic(nn.Module):
         self.scale.update(returns)
         reached = torch.cat([imagined.continuation[:, :1], discount[:, 1:-1]], 1).cumprod(1)
         advantage = (returns - value[:, :-1]) / self.scale.scale()
-        policy = self.actor(imagined.features[:, :-1])
+        policy = self.actor(imagined.features[:, :-1], self.config.dream_unimix)
         entropy = policy.entropy()
         gain = advantage * policy.log_prob(imagined.action) + self.config.entropy * entropy
         critic_nats = self._value_loss(logits[:, :-1], imagined.features[:, :-1], returns)
@@ -165,6 +172,10 @@ class ActorCritic(nn.Module):
         nats = self._value_loss(logits[:, :-1], features[:, :-1], returns)
         return (nats * counts).mean()
 
+    def dream_policy(self, features: Float[Tensor, "N S D"]) -> Float[Tensor, "N A"]:
+        """Sampled actions, as imagination takes them."""
+        return self.actor(features, self.config.dream_unimix).sample()
+
     @torch.no_grad()
     def update_slow(self) -> None:
         """Let the slow critic follow."""
@@ -187,6 +198,8 @@ def _validate(config: BehaviourConfig) -> None:
     for name in ("discount", "lam", "slow_rate"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"behaviour.{name} = {getattr(config, name)} must lie in [0, 1].")
+    if not 0 < config.dream_unimix < 1:
+        raise ValueError(f"behaviour.dream_unimix = {config.dream_unimix} must lie in (0, 1).")
     for name in ("entropy", "replay_value"):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"behaviour.{name} = {getattr(config, name)} must not be negative.")

@@ -93,7 +93,9 @@ class Learner(nn.Module):
         every = self.behaviour.config.starts
         start = tree_map(lambda a: a.detach().flatten(0, 1), learned.snapshots)
         goes_on = (~records.is_terminal[:, every - 1 :: every]).float().flatten()
-        imagined = imagine(self.model, self._policy, start, goes_on, self.behaviour.config.horizon)
+        imagined = imagine(
+            self.model, self.behaviour.dream_policy, start, goes_on, self.behaviour.config.horizon
+        )
         losses, metrics = self.behaviour.imagination_losses(imagined)
         if weight := self.behaviour.config.replay_value:
             features = learned.observed.features.detach()
@@ -101,9 +103,6 @@ class Learner(nn.Module):
             losses["critic"] = losses["critic"] + weight * replay_value
             metrics["replay_value"] = replay_value
         return losses, metrics
-
-    def _policy(self, features: Tensor) -> Tensor:
-        return self.behaviour.actor(features).sample()
 
     def _set_rates(self) -> None:
         warm = min(1.0, (self.updates + 1) / max(1, self.optimiser_config.warmup))

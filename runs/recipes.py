@@ -7,7 +7,7 @@ from agent.actor_critic import BehaviourConfig
 from agent.learner import OptimiserConfig
 from agent.replay import ReplayConfig
 from runs.config import Config
-from worldmodel.model import ModelConfig
+from worldmodel.model import LossWeights, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,64 @@ DEBUG = Recipe(
 TMAZE = Recipe(
     name="tmaze",
     summary="Carry one bit down a corridor of 100 steps, and turn where it said.",
-    cost="100,000 steps, 10 minutes",
+    cost="400,000 steps, 9 minutes",
     config=Config(
         env_kwargs={"length": 100},
-        steps=100_000,
+        num_envs=32,
+        steps=400_000,
+        prefill=4_000,
+        replay_ratio=8.0,
+        log_every=8_000,
+        checkpoint_every=50_000,
+        evaluation_episodes=200,
+        model=ModelConfig(
+            layers=("scan", "attend:10", "mlp", "scan", "mlp"),
+            latents=4,
+            classes=8,
+            loss=LossWeights(reward=10.0),
+        ),
+        behaviour=BehaviourConfig(entropy=2e-3, dream_unimix=0.1),
         optimiser=OptimiserConfig(actor_lr=1e-3),
+        replay=ReplayConfig(batch=8, context=256),
     ),
 )
 
 CARTPOLE = Recipe(
     name="cartpole",
     summary="CartPole-v1: vectors, no need of memory.",
-    cost="60,000 steps, 15 minutes",
-    config=Config(env="CartPole-v1", steps=60_000),
+    cost="30,000 steps, 9 minutes",
+    config=Config(
+        env="CartPole-v1",
+        num_envs=8,
+        steps=30_000,
+        prefill=1_000,
+        replay_ratio=64.0,
+        log_every=1_000,
+        checkpoint_every=5_000,
+        behaviour=BehaviourConfig(horizon=15, starts=8),
+        replay=ReplayConfig(context=64, stream=1_024),
+    ),
 )
 
 MINIGRID_EMPTY = Recipe(
     name="minigrid-empty",
     summary="MiniGrid-Empty-8x8-v0 from images: walk to the green square.",
-    cost="40,000 steps, 20 minutes",
+    cost="20,000 steps, 15 minutes",
     config=Config(
         env="MiniGrid-Empty-8x8-v0",
         wrappers=(
             "minigrid.wrappers:RGBImgPartialObsWrapper",
             "minigrid.wrappers:ImgObsWrapper",
         ),
-        steps=40_000,
-        replay=ReplayConfig(capacity=50_000),
+        num_envs=8,
+        steps=20_000,
+        prefill=1_000,
+        replay_ratio=32.0,
+        log_every=1_000,
+        checkpoint_every=5_000,
+        model=ModelConfig(grid=2),
+        behaviour=BehaviourConfig(horizon=15),
+        replay=ReplayConfig(capacity=50_000, batch=8, context=64, stream=1_024),
     ),
 )
 

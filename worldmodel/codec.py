@@ -7,6 +7,7 @@ every token and decoded from the mean over the tokens. Without an image the grid
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -29,7 +30,11 @@ def _is_image(space: gym.Space) -> bool:
 
 
 class ImageCodec(nn.Module):
-    """Images of any size (H, W, channels) to a square grid of tokens and back."""
+    """Images of any size (H, W, channels) to a square grid of tokens and back.
+
+    Stages of linear maps on patches, each 4 or 2 wide: plain matrix products on channels-last
+    images, several times faster on a CPU than convolutions of the same shape.
+    """
 
     def __init__(self, space: spaces.Box, width: int, grid: int) -> None:
         super().__init__()
@@ -38,58 +43,71 @@ class ImageCodec(nn.Module):
         self.bounded = math.isfinite(low) and math.isfinite(high) and low < high
         self.offset, self.range = (low, high - low) if self.bounded else (0.0, 1.0)
         stages = max(0, math.ceil(math.log2(max(self.size) / grid)))
-        self.side = grid * 2**stages
-        strides = [4] * (stages // 2) + [2] * (stages % 2) or [1]
-        depths = [max(16, width // 2 ** (len(strides) - i - 1)) for i in range(len(strides))]
-        self.encoder = _convolutions([channels, *depths[:-1], width], strides)
-        self.decoder = _deconvolutions([width, *depths[-2::-1], channels], strides[::-1])
+        self.side, self.grid = grid * 2**stages, grid
+        patches = [4] * (stages // 2) + [2] * (stages % 2) or [1]
+        inner = [max(16, width >> (len(patches) - i - 1)) for i in range(len(patches) - 1)]
+        depths = [*inner, width]
+        self.patch, self.embed = patches[0], _Merge(1, channels * patches[0] ** 2, depths[0])
+        pairs = list(zip(patches[1:], pairwise(depths), strict=True))
+        self.encoder = nn.Sequential(*(_Merge(patch, a, b) for patch, (a, b) in pairs))
+        self.decoder = nn.Sequential(*(_Split(patch, b, a) for patch, (a, b) in pairs[::-1]))
+        self.pixels = nn.Linear(depths[0], channels * self.patch**2)
 
-    def normalise(self, image: Tensor) -> Float[Tensor, "*n H W c"]:
-        """Pixels to [0, 1] by the space's bounds (as they are where it has none)."""
-        return (image.float() - self.offset) / self.range
+    def patches(self, image: Tensor) -> Float[Tensor, "n h w pqc"]:
+        """Patches of images (n, H, W, c), in [-1/2, 1/2] where the space has bounds."""
+        x = F.pad(image, (0, 0, 0, self.side - self.size[1], 0, self.side - self.size[0]))
+        x = rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=self.patch, q=self.patch)
+        return (x.float() - self.offset) / self.range - 0.5
 
     def encode(self, image: Tensor) -> Float[Tensor, "n S D"]:
         """Token embeddings of images (n, H, W, c)."""
-        x = rearrange(self.normalise(image) - 0.5, "n h w c -> n c h w")
-        x = F.pad(x, (0, self.side - self.size[1], 0, self.side - self.size[0]))
-        return rearrange(self.encoder(x), "n d h w -> n (h w) d")
+        return self.encoder(self.embed(self.patches(image))).flatten(1, 2)
 
-    def decode(self, tokens: Float[Tensor, "n S D"]) -> Float[Tensor, "n H W c"]:
-        """Normalised images; not clipped."""
-        side = math.isqrt(tokens.shape[-2])
-        x = self.decoder(rearrange(tokens, "n (h w) d -> n d h w", h=side))
-        x = x[..., : self.size[0], : self.size[1]] + 0.5
-        return rearrange(x, "n c h w -> n h w c")
+    def decode(self, tokens: Float[Tensor, "n S D"]) -> Float[Tensor, "n h w pqc"]:
+        """Patches, not clipped."""
+        return self.pixels(self.decoder(tokens.unflatten(1, (self.grid, self.grid))))
 
     def loss(self, decoded: Tensor, image: Tensor) -> Float[Tensor, " n"]:
         """Squared error summed over the pixels of a frame."""
-        return (decoded - self.normalise(image)).square().sum((-3, -2, -1))
+        return (decoded - self.patches(image)).square().sum((-3, -2, -1))
 
     def restore(self, decoded: Tensor) -> Tensor:
-        """Decoded images in the units of the space."""
-        decoded = decoded.clamp(0, 1) if self.bounded else decoded
-        return decoded * self.range + self.offset
+        """Images in the units of the space."""
+        image = _unpatch(decoded + 0.5, self.patch)[:, : self.size[0], : self.size[1]]
+        image = image.clamp(0, 1) if self.bounded else image
+        return image * self.range + self.offset
 
 
-def _convolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
-    stages: list[nn.Module] = []
-    for i, stride in enumerate(strides):
-        kernel = 4 if stride == 4 else stride + 2
-        padding = 0 if stride == 4 else 1
-        stages += [nn.Conv2d(depths[i], depths[i + 1], kernel, stride, padding)]
-        stages += [nn.GroupNorm(1, depths[i + 1]), nn.SiLU()]
-    return nn.Sequential(*stages)
+class _Merge(nn.Module):
+    """Patches to single places, with more channels."""
+
+    def __init__(self, patch: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.linear = nn.Linear(inputs * patch**2, outputs)
+        self.norm = nn.RMSNorm(outputs, eps=1e-5)
+
+    def forward(self, x: Float[Tensor, "n H W a"]) -> Float[Tensor, "n h w b"]:
+        p = self.patch
+        x = rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=p, q=p)
+        return F.silu(self.norm(self.linear(x)))
 
 
-def _deconvolutions(depths: list[int], strides: list[int]) -> nn.Sequential:
-    stages: list[nn.Module] = []
-    for i, stride in enumerate(strides):
-        kernel = 4 if stride == 4 else stride + 2
-        padding = 0 if stride == 4 else 1
-        stages += [nn.ConvTranspose2d(depths[i], depths[i + 1], kernel, stride, padding)]
-        if i < len(strides) - 1:
-            stages += [nn.GroupNorm(1, depths[i + 1]), nn.SiLU()]
-    return nn.Sequential(*stages)
+class _Split(nn.Module):
+    """Single places to patches, with fewer channels."""
+
+    def __init__(self, patch: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.linear = nn.Linear(inputs, outputs * patch**2)
+        self.norm = nn.RMSNorm(outputs, eps=1e-5)
+
+    def forward(self, x: Float[Tensor, "n h w a"]) -> Float[Tensor, "n H W b"]:
+        return F.silu(self.norm(_unpatch(self.linear(x), self.patch)))
+
+
+def _unpatch(x: Float[Tensor, "n h w pqc"], patch: int) -> Float[Tensor, "n H W c"]:
+    return rearrange(x, "n h w (p q c) -> n (h p) (w q) c", p=patch, q=patch)
 
 
 class VectorCodec(nn.Module):
@@ -103,11 +121,9 @@ class VectorCodec(nn.Module):
         super().__init__()
         self.shape, size = space.shape, math.prod(space.shape)
         low, high = space.low.flatten().astype(float), space.high.flatten().astype(float)
-        bounded = np.isfinite(low) & np.isfinite(high) & (low < high) & (high - low < WIDEST)
-        middle, half = (
-            np.where(bounded, (low + high) / 2, 0),
-            np.where(bounded, (high - low) / 2, 1),
-        )
+        bounded = (low < high) & (low > -WIDEST) & (high < WIDEST)
+        low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
+        middle, half = (low + high) / 2, (high - low) / 2
         for name, value in {"bounded": bounded, "middle": middle, "scale": half}.items():
             tensor = torch.as_tensor(value, dtype=None if value is bounded else torch.float)
             self.register_buffer(name, tensor, persistent=False)

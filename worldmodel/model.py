@@ -70,7 +70,7 @@ class ModelConfig:
     """Classes of a categorical."""
     free_nats: float = 1.0
     """KL of a frame, in nats, below which the representation is not drawn to the prediction."""
-    recalls: int = 8
+    recalls: int = 32
     """Past frames recalled in each row of a batch."""
     loss: LossWeights = field(default_factory=LossWeights)
 
@@ -128,7 +128,7 @@ class WorldModel(nn.Module):
         self.transition = Transition(tokens, width, self.actions.size, shape)
         self.pool = Pool(tokens, width)
         self.two_hot = TwoHot()
-        self.reward = scale_last(mlp(self.pool.outputs, 2 * width, len(self.two_hot.bins)), 0)
+        self.reward = scale_last(mlp(self.pool.outputs, 2 * width, len(self.two_hot.bins)), 0.0)
         self.continuation = mlp(self.pool.outputs, 2 * width, 1)
         self.recall = Recall(width, shape)
 

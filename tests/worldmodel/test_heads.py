@@ -78,7 +78,7 @@ def test_two_hot_clips_what_is_beyond_its_bins() -> None:
 
 def test_zeroed_heads_start_neutral() -> None:
     """Fails where a fresh head already prefers something."""
-    net = scale_last(mlp(4, 8, 5), 0)
+    net = scale_last(mlp(4, 8, 5), 0.0)
     assert not net(torch.randn(3, 4)).any()
 
 

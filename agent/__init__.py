@@ -1,1 +1,5 @@
-"""The agent: replay, imagination, returns, actor-critic, learner, and acting."""
+"""Who acts: replay, imagination, returns, actor-critic, learner, the acting agent."""
+
+from agent.agent import Agent
+
+__all__ = ["Agent"]

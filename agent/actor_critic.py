@@ -1,7 +1,7 @@
 """The policy and the value, and how they learn from sequences of features.
 
 Both read token features through learned queries of their own, so that what matters for acting
-need not matter for predicting. Gradients never reach the world model.
+need not matter for predicting. Only the critic's loss on replay reaches the world model.
 """
 
 import math
@@ -40,6 +40,19 @@ class BehaviourConfig:
     """Weight of the critic's loss on replayed returns, beside the imagined ones."""
     slow_rate: float = 0.02
     """Rate at which the critic's slow copy follows it."""
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "starts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"behaviour.{name} = {getattr(self, name)} must be at least 1.")
+        for name in ("discount", "lam", "slow_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"behaviour.{name} = {getattr(self, name)} must lie in [0, 1].")
+        if not 0 < self.dream_unimix < 1:
+            raise ValueError(f"behaviour.dream_unimix = {self.dream_unimix} must lie in (0, 1).")
+        for name in ("entropy", "replay_value"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"behaviour.{name} = {getattr(self, name)} must be 0 or more.")
 
 
 class ActionDistribution(NamedTuple):
@@ -121,7 +134,6 @@ class ActorCritic(nn.Module):
 
     def __init__(self, actor: Actor, tokens: int, width: int, config: BehaviourConfig) -> None:
         super().__init__()
-        _validate(config)
         self.config, self.actor = config, actor
         self.critic = Critic(tokens, width)
         self.slow = Critic(tokens, width).requires_grad_(False)
@@ -189,17 +201,3 @@ class ActorCritic(nn.Module):
             slow = self.slow.two_hot.mean(self.slow(features))
         two_hot = self.critic.two_hot
         return two_hot.loss(logits, returns) + two_hot.loss(logits, slow)
-
-
-def _validate(config: BehaviourConfig) -> None:
-    for name in ("horizon", "starts"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"behaviour.{name} = {getattr(config, name)} must be at least 1.")
-    for name in ("discount", "lam", "slow_rate"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"behaviour.{name} = {getattr(config, name)} must lie in [0, 1].")
-    if not 0 < config.dream_unimix < 1:
-        raise ValueError(f"behaviour.dream_unimix = {config.dream_unimix} must lie in (0, 1).")
-    for name in ("entropy", "replay_value"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"behaviour.{name} = {getattr(config, name)} must not be negative.")

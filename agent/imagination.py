@@ -43,7 +43,8 @@ def imagine(
     features, actions, rewards, continuations = [start.features], [], [zero], [goes_on]
     for _ in range(horizon):
         actions.append(policy(carry.features))
-        imagined, carry = model.imagine_step(carry, actions[-1])
+        # Boxes end at ±1 in reality, so they do in the dream; the policy's own sample is kept.
+        imagined, carry = model.imagine_step(carry, actions[-1].clamp(-1, 1))
         features.append(imagined.features)
         rewards.append(imagined.reward)
         continuations.append(imagined.continuation)

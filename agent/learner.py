@@ -4,6 +4,7 @@ Rows of a batch go on where their last window ended, so their carries are kept f
 update. A loss or a gradient that is not finite changes nothing and raises `NonFiniteError`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,13 @@ class OptimiserConfig:
     """Largest norm of the actor's and of the critic's gradient."""
     warmup: int = 100
     """Updates over which the learning rates rise from zero."""
+
+    def __post_init__(self) -> None:
+        for name in ("model_lr", "actor_lr", "critic_lr", "clip", "behaviour_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optimiser.{name} = {getattr(self, name)} must be positive.")
+        if self.warmup < 0:
+            raise ValueError(f"optimiser.warmup = {self.warmup} must not be negative.")
 
 
 class NonFiniteError(RuntimeError):
@@ -98,8 +106,8 @@ class Learner(nn.Module):
         )
         losses, metrics = self.behaviour.imagination_losses(imagined)
         if weight := self.behaviour.config.replay_value:
-            features = learned.observed.features.detach()
-            replay_value = self.behaviour.replay_value_loss(features, records)
+            # With gradient: what the value depends on must be in the features (as in DreamerV3).
+            replay_value = self.behaviour.replay_value_loss(learned.observed.features, records)
             losses["critic"] = losses["critic"] + weight * replay_value
             metrics["replay_value"] = replay_value
         return losses, metrics

@@ -39,10 +39,11 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         for name in ("capacity", "batch", "context", "stream"):
             if getattr(self, name) < 1:
-                raise ValueError(f"replay {name} is {getattr(self, name)}: it must be at least 1")
+                raise ValueError(f"replay.{name} = {getattr(self, name)} must be at least 1.")
         if self.stream % self.context:
             raise ValueError(
-                f"replay stream is {self.stream}: it must be a multiple of context ({self.context})"
+                f"replay.stream = {self.stream} must be a multiple of "
+                f"replay.context = {self.context}."
             )
 
 

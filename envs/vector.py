@@ -15,13 +15,10 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 logger = logging.getLogger(__name__)
-
-_ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)
 
 
 class Episode(NamedTuple):
@@ -78,12 +75,6 @@ class EnvStreams:
         )
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
-        if not isinstance(self.action_space, _ACTION_SPACES):
-            self.close()
-            names = ", ".join(space.__name__ for space in _ACTION_SPACES)
-            raise ValueError(
-                f"action space {self.action_space} is not one of {names}: wrap the env"
-            )
 
     def reset(self) -> Record:
         """Begin the next episode of every stream: episode 0 on the first call."""
@@ -94,9 +85,8 @@ class EnvStreams:
     def step(self, actions: Any) -> Record:
         """Act in every environment; one that ended ignores its action and begins anew."""
         self._require_started()
-        actions = np.array(
-            actions, dtype=self.action_space.dtype
-        )  # a copy: streams keep their rows
+        # A copy: streams keep their rows.
+        actions = np.array(actions, dtype=self.action_space.dtype)
         if actions.shape != (self.num_envs, *(self.action_space.shape or ())):
             raise ValueError(
                 f"actions have shape {actions.shape}: give one for each of {self.num_envs} envs"
@@ -252,13 +242,13 @@ def _vectorise(
 ) -> SyncVectorEnv | AsyncVectorEnv:
     if not parallel:
         return SyncVectorEnv(streams, autoreset_mode=AutoresetMode.DISABLED)
-    methods = multiprocessing.get_all_start_methods()
+    # Not fork: with torch's threads it can hang. No shared memory: it cannot hold spaces of others'
+    # making, such as MiniGrid's mission.
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     return AsyncVectorEnv(
         streams,
-        shared_memory=False,  # it cannot hold spaces of others' making, such as MiniGrid's mission
-        context="forkserver"
-        if "forkserver" in methods
-        else "spawn",  # forking torch's threads can hang
+        shared_memory=False,
+        context="forkserver" if forkserver else "spawn",
         autoreset_mode=AutoresetMode.DISABLED,
     )
 

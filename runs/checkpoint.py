@@ -88,8 +88,9 @@ def _load_learner_tensors(learner: Learner, tensors: dict[str, torch.Tensor]) ->
                 index, slot = name.split("/")[2:]
                 state.setdefault(int(index), {})[slot] = value
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    count = len(tree_leaves(learner.carry))
-    learner.carry = tree_unflatten(learner.carry, [tensors[f"carry/{i}"] for i in range(count)])
+    carry = enumerate(tree_leaves(learner.carry))
+    leaves = [tensors[f"carry/{i}"].to(leaf.device) for i, leaf in carry]
+    learner.carry = tree_unflatten(learner.carry, leaves)
     learner.updates = int(tensors["updates"])
 
 

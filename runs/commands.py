@@ -22,7 +22,7 @@ from runs.recipes import RECIPES, find_recipe
 class TrainArguments:
     """Train an agent: by a recipe, in any environment (--env), or on from where a run stopped."""
 
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help_behavior_hint="")] = ""
+    recipe: Annotated[Positional[str], arg(metavar="[RECIPE]", help_behavior_hint="")] = ""
     """One of `clew recipes`; it gives the settings their defaults."""
     resume: Annotated[str, arg(metavar="RUN", help_behavior_hint="")] = ""
     """Folder of a run to go on with. It keeps its settings, except for --steps."""
@@ -72,10 +72,11 @@ def train(arguments: list[str]) -> int:
     """`clew train`."""
     named = bool(arguments) and not arguments[0].startswith("-")
     with folder.refusing():
-        recipe = find_recipe(arguments[0]) if named else None
+        recipe, given = find_recipe(arguments[0]) if named else None, _options(arguments)
         base = recipe.config if recipe else Config()
+        if "--resume" in given:
+            base = Config(prefill=0)  # the run has its own; any --steps will do here
         asked = _parse(TrainArguments, "train", arguments, TrainArguments(settings=base))
-        given = _options(arguments)
         if "--resume" in given:
             _check_resume(asked, given)
         elif not named:

@@ -54,6 +54,11 @@ class Config:
         for name in ("prefill", "seed", "threads", "evaluation_episodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
+        if self.prefill >= self.steps:
+            raise ValueError(
+                f"prefill = {self.prefill} must be less than steps = {self.steps}, "
+                "or nothing is learned."
+            )
         if not 0 < self.replay_ratio < math.inf:
             raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
         if self.replay.context % self.behaviour.starts:

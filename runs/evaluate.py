@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.agent import Agent
-from envs import EnvStreams, Episode, make
+from envs import EnvStreams, Episode
 from runs import folder
 from runs.config import Config
-from runs.train import pick_device
+from runs.train import make_env, pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +44,14 @@ def evaluate_run(
     """Evaluate a run's newest agent; the report, which is also evaluation/evaluation.json.
 
     Raises:
-        RefusalError: where the folder is not a run, or has no complete checkpoint.
+        RefusalError: where the folder is not a run, its newest checkpoint is missing or damaged,
+            or its environment is not there any more.
     """
     # Making an agent draws weights, even if they are then loaded.
     with folder.refusing(), torch.random.fork_rng([]):
         config, _ = folder.read_config(run)
-        agent = Agent.load(folder.newest_checkpoint(run), pick_device(device))
+        newest = folder.newest_checkpoint(run)
+        agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)
     if config.threads:
         torch.set_num_threads(config.threads)
     report = evaluate_agent(agent, config, episodes, seed, max_steps)
@@ -81,7 +83,8 @@ def evaluate(
     """
     build = partial(_build, config, max_steps)
     devices = [agent.device] if agent.device.type == "cuda" else []
-    streams = EnvStreams(build, min(episodes, ENVS), evaluation_seed(seed), config.parallel)
+    with folder.refusing():
+        streams = EnvStreams(build, min(episodes, ENVS), evaluation_seed(seed), config.parallel)
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
@@ -170,4 +173,4 @@ def _cell(measure: dict[str, Any] | None) -> str:
 
 
 def _build(config: Config, max_steps: int) -> gym.Env:
-    return TimeLimit(make(config.env, config.env_kwargs, config.wrappers), max_steps)
+    return TimeLimit(make_env(config), max_steps)

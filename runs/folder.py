@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
@@ -20,6 +20,8 @@ from runs.config import Config
 from worldmodel.config import from_dict
 
 CONFIG = "config.json"
+
+T = TypeVar("T")
 
 
 class RefusalError(ValueError):
@@ -130,14 +132,15 @@ def newest_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def load_checkpoint(load: Callable[[Path], None], path: Path) -> None:
-    """Call `load` with a checkpoint; ValueError where its files are damaged or do not fit."""
+def load_checkpoint(load: Callable[[Path], T], path: Path) -> T:
+    """What `load` makes of a checkpoint; ValueError where its files are damaged or do not fit."""
     try:
-        load(path)
+        return load(path)
     except (OSError, SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        others = set(checkpoint.complete(path.parents[1])) - {path}
+        cure = " Remove it to go on from the one before." if others else ""
         raise ValueError(
-            f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}). "
-            "Remove it to go on from the one before."
+            f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).{cure}"
         ) from error
 
 

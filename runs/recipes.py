@@ -44,11 +44,11 @@ DEBUG = Recipe(
 TMAZE = Recipe(
     name="tmaze",
     summary="Carry one bit down a corridor of 100 steps, and turn where it said.",
-    cost="250,000 steps, 5 minutes",
+    cost="400,000 steps, 9 minutes",
     config=Config(
         env_kwargs={"length": 100},
         num_envs=32,
-        steps=250_000,
+        steps=400_000,
         prefill=4_000,
         replay_ratio=8.0,
         log_every=8_000,
@@ -60,7 +60,7 @@ TMAZE = Recipe(
             classes=8,
             loss=LossWeights(reward=10.0),
         ),
-        behaviour=BehaviourConfig(entropy=2e-3, dream_unimix=0.1),
+        behaviour=BehaviourConfig(entropy=3e-3, dream_unimix=0.1),
         optimiser=OptimiserConfig(actor_lr=1e-3),
         replay=ReplayConfig(batch=8, context=256),
     ),

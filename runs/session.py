@@ -17,9 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
-from gymnasium import spaces
 from rich.console import Console
 
 from runs import folder
@@ -27,9 +25,10 @@ from runs.config import Config
 from runs.evaluate import evaluate_agent, show
 from runs.progress import Progress
 from runs.train import Trainer
-from worldmodel.spaces import is_text
+from worldmodel.spaces import text_leaves
 
 INTERRUPTED = 130
+SYMBOLS = (7, 7, 3)  # MiniGrid's own observation: object, colour and state of each cell
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,6 +43,7 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
         with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
             held.enter_context(folder.locked(path))
             trainer = Trainer(config, path)
+            held.callback(trainer.close)
             trainer.start()
             folder.write_config(path, config, recipe)
         return _train(trainer, recipe)
@@ -63,25 +63,20 @@ def resume(path: Path, steps: int | None = None) -> int:
             _check_unfinished(path, newest, config.steps)
             held.enter_context(folder.locked(path))
             trainer = Trainer(config, path)
-            folder.load_checkpoint(trainer.resume, newest)
+            held.callback(trainer.close)
+            trainer.resume(newest)
         return _train(trainer, recipe)
 
 
 def _train(trainer: Trainer, recipe: str | None) -> int:
     console, config = Console(highlight=False), trainer.config
-    try:
-        _announce(console, trainer, recipe)
-        with _stopping(trainer), Progress(console, config) as progress:
-            trainer.run(on_progress=progress)
-        if trainer.env_steps < config.steps:
-            console.print(
-                f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True
-            )
-            return INTERRUPTED
-        report = _evaluate(console, trainer)
-    finally:
-        trainer.close()
-    _conclude(console, trainer, report)
+    _announce(console, trainer, recipe)
+    with _stopping(trainer), Progress(console, config) as progress:
+        trainer.run(on_progress=progress)
+    if trainer.env_steps < config.steps:
+        console.print(f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True)
+        return INTERRUPTED
+    _conclude(console, trainer, _evaluate(console, trainer))
     return 0
 
 
@@ -152,21 +147,24 @@ def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
         f"Device: {trainer.device}, {torch.get_num_threads()} threads, scan: torch",
         f"Replay: up to {config.replay.capacity:,} records, {megabytes:,.1f} MB on disk",
     ]
-    for key in unread(trainer.streams.observation_space):
-        lines.append(f"Not read: observation {key!r} is Text, which the model leaves out")
+    lines += _notices(trainer)
     if trainer.env_steps:
         lines.append(f"Going on from step {trainer.env_steps:,}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
-def unread(space: gym.Space, name: str = "") -> list[str]:
-    """The names of the parts of an observation that the model does not read: Text."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        return [
-            k for key, part in parts for k in unread(part, f"{name}/{key}" if name else f"{key}")
-        ]
-    return [name] if is_text(space) else []
+def _notices(trainer: Trainer) -> list[str]:
+    """What a user may not expect of how observations are read."""
+    texts = text_leaves(trainer.streams.observation_space)
+    lines = [f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts]
+    symbolic = SYMBOLS in trainer.agent.model.codec.shapes.values()
+    if symbolic and trainer.config.env.rpartition(":")[2].startswith(("MiniGrid", "BabyAI")):
+        lines.append(
+            "Read as an image: MiniGrid's 7x7 symbols, which are no picture. For pictures add "
+            "--wrappers minigrid.wrappers:RGBImgPartialObsWrapper minigrid.wrappers:ImgObsWrapper "
+            "(the recipe minigrid-empty does)"
+        )
+    return lines
 
 
 def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None) -> None:

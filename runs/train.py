@@ -23,9 +23,10 @@ from agent.replay import Replay
 from envs import EnvStreams, make
 from runs import checkpoint
 from runs.config import Config
+from runs.folder import load_checkpoint
 from runs.telemetry import Telemetry
 from worldmodel.spaces import flatten_observation
-from worldmodel.types import Records
+from worldmodel.types import Records, tree_leaves, tree_unflatten
 
 
 class CrashError(NonFiniteError):
@@ -53,7 +54,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
-        build = partial(_make_env, config)
+        build = partial(make_env, config)
         self.streams = EnvStreams(build, config.num_envs, config.seed, config.parallel)
         try:
             self._build()
@@ -66,7 +67,8 @@ class Trainer:
         spaces = self.streams.observation_space, self.streams.action_space
         self.agent = Agent(*spaces, config.model).to(self.device)
         rows = config.replay.batch
-        self.learner = Learner(self.agent, config.behaviour, config.optimiser, rows)
+        learner = Learner(self.agent, config.behaviour, config.optimiser, rows)
+        self.learner = learner.to(self.device)
         self.replay = self._make_replay()
         self.telemetry = Telemetry(self.folder)
         self.env_steps, self.due, self.stop = 0, 0.0, False
@@ -77,14 +79,23 @@ class Trainer:
         self.record = self.streams.reset()
 
     def resume(self, path: Path) -> None:
-        """Begin where a checkpoint ended."""
+        """Begin where a checkpoint ended.
+
+        Raises:
+            ValueError: where the checkpoint cannot be read, or does not fit.
+        """
+        streams = load_checkpoint(self._load, path)
+        self.record = self.streams.restore(streams)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Restore all but the environments; returns where those are."""
         state = checkpoint.load(path, self.agent, self.learner)
         self.env_steps, self.due = state["env_steps"], state["due"]
         self.replay.load_state(state["replay"])
         self.telemetry.load_state(state["telemetry"], self.env_steps)
-        self.record = self.streams.restore(state["streams"])
         leaves = [torch.from_numpy(leaf).to(self.device) for leaf in state["acting"]]
-        self.state = checkpoint.tree_unflatten(self.state, leaves)
+        self.state = tree_unflatten(self.state, leaves)
+        return state["streams"]
 
     def run(
         self, steps: int | None = None, on_progress: Callable[["Trainer"], None] | None = None
@@ -105,6 +116,9 @@ class Trainer:
                 self.save()
             if on_progress:
                 on_progress(self)
+        # Not where it was interrupted: a resumed run writes the lines of one that never stopped.
+        if self.env_steps >= steps and self.telemetry.sums:
+            self.telemetry.write(self.env_steps, self.learner.updates)
         self.save()
 
     def collect(self) -> None:
@@ -153,7 +167,7 @@ class Trainer:
             "replay": self.replay.state(),
             "telemetry": self.telemetry.state(),
             "streams": self.streams.state(),
-            "acting": [leaf.cpu().numpy() for leaf in checkpoint.tree_leaves(self.state)],
+            "acting": [leaf.cpu().numpy() for leaf in tree_leaves(self.state)],
         }
         return checkpoint.save(self.folder, self.agent, self.learner, state, self.env_steps)
 
@@ -183,10 +197,10 @@ class Trainer:
         self.telemetry.close()
 
     def _make_replay(self) -> Replay:
-        leaves = self.agent.model.codec
+        codec = self.agent.model.codec
         fields = {
-            f"observation/{name}": (np.dtype(leaves.dtypes[name]), leaves.shapes[name])
-            for name in leaves.names
+            f"observation/{name}": (np.dtype(codec.dtypes[name]), codec.shapes[name])
+            for name in codec.names
         }
         action = self.streams.action_space
         fields |= {
@@ -196,7 +210,8 @@ class Trainer:
             "is_terminal": (np.dtype(bool), ()),
         }
         config = self.config
-        slack = config.checkpoint_every // config.num_envs * 2 + 2
+        # Enough for the last two checkpoints: an environment step takes two records at most.
+        slack = (config.checkpoint_every // config.num_envs + 2) * 4
         folder = self.folder / "replay"
         return Replay(folder, fields, config.num_envs, config.replay, config.seed, slack)
 
@@ -210,7 +225,7 @@ class Trainer:
         }
 
 
-def _make_env(config: Config) -> gym.Env:
+def make_env(config: Config) -> gym.Env:
     """One environment; in a process of its own it leaves Ctrl-C to us, who then save."""
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -24,6 +24,8 @@ class ActionCodec(nn.Module):
         self.continuous = isinstance(space, spaces.Box)
         self.shape, self.dtype = space.shape or (), np.dtype(space.dtype)
         if isinstance(space, spaces.Box):
+            if not np.issubdtype(space.dtype, np.floating):
+                raise ValueError(f"The action space {space} must hold floats, or be MultiDiscrete.")
             if not space.is_bounded():
                 raise ValueError(f"The action space {space} must be bounded: wrap the environment.")
             start, span = space.low / 2 + space.high / 2, space.high / 2 - space.low / 2

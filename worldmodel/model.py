@@ -6,6 +6,7 @@ from `features_t` and an action gives the latents of record t + 1. Rewards are p
 observed, so an agent needs nothing but observations to act.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -47,6 +48,11 @@ class LossWeights:
     recall: float = 1.0
     """Surprising past frames, recalled from later features."""
 
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"model.loss.{name} = {weight} must be 0 or a positive number.")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -73,6 +79,15 @@ class ModelConfig:
     recalls: int = 32
     """Past frames recalled in each row of a batch."""
     loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "head", "state", "expand", "grid", "latents", "recalls"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} = {getattr(self, name)} must be at least 1.")
+        if self.classes < 2:
+            raise ValueError(f"model.classes = {self.classes} must be at least 2.")
+        if not 0 <= self.free_nats < math.inf:
+            raise ValueError(f"model.free_nats = {self.free_nats} must be 0 or a positive number.")
 
 
 class Observed(NamedTuple):
@@ -113,7 +128,6 @@ class WorldModel(nn.Module):
         self, observation_space: gym.Space, action_space: gym.Space, config: ModelConfig
     ) -> None:
         super().__init__()
-        _validate(config)
         self.config = config
         self.codec = ObservationCodec(observation_space, config.width, config.grid)
         self.actions = ActionCodec(action_space)
@@ -261,18 +275,6 @@ class WorldModel(nn.Module):
         recalled = self.recall(later, (picks.later - picks.past).clamp(min=1).float())
         nats = -(posterior[row, picks.past].exp() * recalled).sum((-3, -2, -1))
         return (nats * picks.exists).sum() / picks.exists.sum().clamp(min=1)
-
-
-def _validate(config: ModelConfig) -> None:
-    """ValueError for a size that makes no sense, naming the setting."""
-    for name in ("width", "head", "state", "expand", "grid", "latents", "recalls"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"model.{name} = {getattr(config, name)} must be at least 1.")
-    if config.classes < 2:
-        raise ValueError(f"model.classes = {config.classes} must be at least 2.")
-    for name, weight in asdict(config.loss).items():
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"model.loss.{name} = {weight} must be 0 or a positive number.")
 
 
 def detach(carry: Carry) -> Carry:

@@ -1,4 +1,4 @@
-"""Which past frames to recall, and when: the recall objective (ours; see docs/recall.md).
+"""Which past frames to recall, and when: the recall objective (ours; docs/how-it-works.md).
 
 A few past frames of each row are picked with probability proportional to their surprise (the KL
 between posterior and prior; the first frame of an episode counts as fully surprising), and for

@@ -1,7 +1,7 @@
 """Gymnasium spaces: their leaves by name, and their JSON form, with which a model is saved."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -12,25 +12,34 @@ SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of the
 ROOT = "observation"  # the key of an observation that is not a Dict
 
 
-def flatten_space(space: gym.Space, name: str = "") -> dict[str, gym.Space]:
+def flatten_space(space: gym.Space) -> dict[str, gym.Space]:
     """The leaves of a space by name ("a/b" inside nested Dicts), without Text.
 
     Raises:
         ValueError: for a leaf that cannot be encoded; names the key and what is supported.
     """
+    leaf_types = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    leaves = {name: leaf for name, leaf in _leaf_spaces(space) if not is_text(leaf)}
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, leaf_types):
+            raise ValueError(
+                f"Observation {name!r} is {leaf}, which is not supported: {SUPPORTED} are."
+            )
+    return leaves
+
+
+def text_leaves(space: gym.Space) -> list[str]:
+    """The names of the leaves that `flatten_space` leaves out: Text."""
+    return [name for name, leaf in _leaf_spaces(space) if is_text(leaf)]
+
+
+def _leaf_spaces(space: gym.Space, name: str = "") -> Iterator[tuple[str, gym.Space]]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        leaves = [flatten_space(part, f"{name}/{key}" if name else str(key)) for key, part in parts]
-        return {key: leaf for part in leaves for key, leaf in part.items()}
-    if is_text(space):
-        return {}
-    name = name or ROOT
-    leaf_types = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    if not isinstance(space, leaf_types):
-        raise ValueError(
-            f"Observation {name!r} is {space}, which is not supported: {SUPPORTED} are."
-        )
-    return {name: space}
+        for key, part in parts:
+            yield from _leaf_spaces(part, f"{name}/{key}" if name else str(key))
+    else:
+        yield name or ROOT, space
 
 
 def flatten_observation(names: Iterable[str], observation: Any) -> dict[str, np.ndarray]:
@@ -39,6 +48,8 @@ def flatten_observation(names: Iterable[str], observation: Any) -> dict[str, np.
 
 
 def _leaf(observation: Any, name: str) -> Any:
+    if isinstance(observation, Mapping) and name in observation:
+        return observation[name]
     if isinstance(observation, Mapping | tuple):
         head, _, rest = name.partition("/")
         key: Any = int(head) if isinstance(observation, tuple) else head

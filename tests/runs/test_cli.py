@@ -93,7 +93,9 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("train debug --steps many", "--steps"),
         ("train debug --num-envs 0", "num_envs = 0 must be at least 1"),
         ("train debug --behaviour.horizon -1", "behaviour.horizon = -1 must be at least 1"),
-        ("train debug --replay.context 48", "must be a multiple of context (48)"),
+        ("train debug --behaviour.starts 0", "behaviour.starts = 0 must be at least 1"),
+        ("train debug --steps 200", "prefill = 200 must be less than steps = 200"),
+        ("train debug --replay.context 48", "must be a multiple of replay.context = 48"),
         ("train debug --replay.capacity 64", "raise capacity"),
         ("train debug --model.layers scan atend", "'atend' names no operation"),
         ("train debug --env-kwargs lenth=5", "does not know 'lenth'; its arguments: "),
@@ -129,6 +131,20 @@ def test_unsupported_space_names_the_key(
     said = refused(capsys, "train", "--env", "clew/TMaze-v0")
     assert "'map'" in said
     assert "Box, Discrete" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_unsupported_actions_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(self: TMaze, length: int = 5, **_: Any) -> None:
+        self.observation_space = gym.spaces.Box(0, 1, (4,))
+        self.action_space = gym.spaces.Dict({"turn": gym.spaces.Discrete(2)})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TMaze, "__init__", odd)
+    said = refused(capsys, "train", "--env", "clew/TMaze-v0")
+    assert "The action space is Dict" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -225,7 +241,12 @@ def test_resuming_what_is_damaged(
     (checkpoint,) = (run / "checkpoints").iterdir()
     whole = (checkpoint / "learner.safetensors").read_bytes()
     (checkpoint / "learner.safetensors").write_bytes(whole[:-99])
-    assert "cannot be read" in refused(capsys, *more)
+    said = refused(capsys, *more)
+    assert "cannot be read" in said
+    assert "the one before" not in said, "there is none"
+    shutil.copytree(checkpoint, older := checkpoint.with_name("step-0000000001"))
+    assert "Remove it to go on from the one before" in refused(capsys, *more)
+    shutil.rmtree(older)
     (checkpoint / "learner.safetensors").write_bytes(whole)
     (checkpoint / "done").unlink()
     assert "no complete checkpoint" in refused(capsys, *more)
@@ -235,6 +256,46 @@ def test_resuming_what_is_damaged(
     assert "no setting replay.contxt. Nearest: context" in refused(capsys, *more)
     (run / "config.json").write_text(json.dumps(form)[:100])
     assert "damaged or half written" in refused(capsys, *more)
+
+
+def test_evaluating_what_is_damaged_or_gone(
+    capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    form = json.loads((run / "config.json").read_text())
+    form["config"]["env"] = "clew/Gone-v0"
+    (run / "config.json").write_text(json.dumps(form))
+    assert "unknown env id 'clew/Gone-v0'" in refused(capsys, "evaluate", str(run))
+    (weights,) = run.glob("checkpoints/*/agent.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-99])
+    assert "cannot be read (SafetensorError" in refused(capsys, "evaluate", str(run))
+
+
+def test_a_failed_start_closes_the_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[TMaze] = []
+
+    def fails(self: TMaze, *, seed: Any = None, options: Any = None) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(TMaze, "reset", fails)
+    monkeypatch.setattr(TMaze, "close", lambda self: closed.append(self))
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "debug", *QUICK, "--out", str(tmp_path)])
+    assert len(closed) == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_symbols_read_as_an_image_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = ["--env", "MiniGrid-Empty-5x5-v0", "--env-kwargs", "--out", str(tmp_path)]
+    assert main(["train", "debug", *QUICK, *asked]) == 0
+    assert "MiniGrid's 7x7 symbols" in capsys.readouterr().out
+    assert main(["train", "debug", *QUICK, "--out", str(tmp_path)]) == 0
+    assert "MiniGrid" not in capsys.readouterr().out
 
 
 def test_a_finished_run_takes_more_steps(

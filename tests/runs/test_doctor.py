@@ -44,15 +44,6 @@ def test_an_absent_package_comes_with_its_cure() -> None:
     assert line.endswith("pip install nowhere")
 
 
-def test_scan_is_torch_where_mamba_or_cuda_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    usable, broken = doctor.Probe("mamba_ssm", True), doctor.Probe("mamba_ssm", False, "no")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert doctor.scan(usable) == doctor.scan(broken) == "torch (chunked)"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert doctor.scan(usable).startswith("mamba-ssm")
-    assert doctor.scan(broken) == "torch (chunked)"
-
-
 def test_report_fits_one_screen_and_names_everything() -> None:
     text = text_of_report()
     for name in ("Python", "CPU", "memory", "torch", "device", "mamba-ssm", "scan", "gymnasium"):

@@ -13,8 +13,9 @@ from runs.config import Config
 from runs.evaluate import mean_ci, rate_ci
 from runs.progress import Meter, Progress
 from runs.recipes import RECIPES, find_recipe
-from runs.session import program, unread, verdict
+from runs.session import program, verdict
 from runs.train import Trainer
+from worldmodel.spaces import text_leaves
 
 
 def test_meter_measures_the_last_half_minute() -> None:
@@ -83,8 +84,8 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_text_is_what_is_not_read() -> None:
     box, text = spaces.Box(0, 1, (2,)), spaces.Text(5)
     nested = spaces.Dict({"a": box, "b": spaces.Dict({"c": text}), "d": spaces.Tuple([box, text])})
-    assert unread(nested) == ["b/c", "d/1"]
-    assert unread(box) == []
+    assert text_leaves(nested) == ["b/c", "d/1"]
+    assert text_leaves(box) == []
 
 
 def report(on: list[bool] | list[float], off: list[bool] | list[float]) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""What policy and value learn, on problems whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agent.actor_critic import Actor, ActorCritic, BehaviourConfig
+from agent.imagination import Imagination
+from worldmodel.actions import ActionCodec
+from worldmodel.types import Records
+
+WIDTH = 16
+
+
+def actor_critic(space=None, tokens: int = 1, **settings: float) -> ActorCritic:
+    actions = ActionCodec(space or spaces.Discrete(4))
+    return ActorCritic(Actor(tokens, WIDTH, actions), tokens, WIDTH, BehaviourConfig(**settings))
+
+
+@torch.no_grad()
+def bandit(behaviour: ActorCritic, reward_of, rows: int = 64) -> Imagination:
+    """One-step dreams: a state, an action of the policy's, its reward, the end."""
+    features = torch.ones(rows, 2, 1, WIDTH)
+    action = behaviour.dream_policy(features[:, 0])[:, None]
+    reward = torch.stack([torch.zeros(rows), reward_of(action[:, 0])], 1)
+    continuation = torch.tensor([1.0, 0.0]).expand(rows, 2)
+    return Imagination(features, action, reward, continuation)
+
+
+def train(behaviour: ActorCritic, make_dream, updates: int = 200) -> dict[str, torch.Tensor]:
+    optimiser = torch.optim.Adam(
+        [*behaviour.actor.parameters(), *behaviour.critic.parameters()], 3e-3
+    )
+    metrics = {}
+    for _ in range(updates):
+        losses, metrics = behaviour.imagination_losses(make_dream())
+        optimiser.zero_grad()
+        (losses["actor"] + losses["critic"]).backward()
+        optimiser.step()
+        behaviour.update_slow()
+    return metrics
+
+
+@pytest.mark.parametrize("best", [0, 3])
+def test_the_better_arm_is_found_and_valued(best: int) -> None:
+    """Fails where advantages, their sign or the critic's targets are wrong."""
+    behaviour = actor_critic(entropy=1e-3, slow_rate=0.2)
+    train(behaviour, lambda: bandit(behaviour, lambda a: a[:, best]), 300)
+    features = torch.ones(1, 1, WIDTH)
+    assert behaviour.actor(features).categories[0].exp()[0, best] > 0.9
+    value = behaviour.critic.two_hot.mean(behaviour.critic(features))
+    assert value.item() == pytest.approx(1, abs=0.2)
+
+
+def test_a_box_policy_moves_to_the_rewarded_value() -> None:
+    """Fails where the log-probability is not that of the sample that was taken."""
+    behaviour = actor_critic(spaces.Box(-1, 1, (1,), np.float32), entropy=1e-4)
+    train(behaviour, lambda: bandit(behaviour, lambda a: -((a[:, 0] - 0.5) ** 2)), 300)
+    mean = behaviour.actor(torch.ones(1, 1, WIDTH)).mode()
+    assert mean.item() == pytest.approx(0.5, abs=0.2)
+
+
+def test_only_entropy_is_left_where_nothing_is_gained() -> None:
+    """Fails where the policy drifts without a reason (the negative control of the bandit)."""
+    behaviour = actor_critic(entropy=1e-2)
+    train(behaviour, lambda: bandit(behaviour, lambda a: torch.zeros(len(a))))
+    entropy = behaviour.actor(torch.ones(1, 1, WIDTH)).entropy().item()
+    assert entropy == pytest.approx(math.log(4), abs=0.05)
+
+
+def test_steps_beyond_the_end_teach_nothing() -> None:
+    """Fails where a dream goes on to count after it reached a terminal record."""
+    behaviour = actor_critic(tokens=1)
+    features = torch.randn(8, 4, 1, WIDTH, requires_grad=True)
+    continuation = torch.tensor([1.0, 1.0, 0.0, 1.0]).expand(8, 4)
+    for net in (behaviour.actor.net, behaviour.critic.net):
+        torch.nn.init.normal_(net[-1].weight)
+    action = behaviour.dream_policy(features[:, :3].flatten(0, 1)).view(8, 3, 4).detach()
+    losses, _ = behaviour.imagination_losses(
+        Imagination(features, action, torch.randn(8, 4), continuation)
+    )
+    (gradient,) = torch.autograd.grad(losses["actor"] + losses["critic"], [features])
+    assert gradient[:, 1].any()
+    assert not gradient[:, 2:].any()
+
+
+def test_replayed_rewards_teach_the_critic_but_not_across_episodes() -> None:
+    """Fails where a record learns from the episode after its own, or a terminal from anything."""
+    behaviour = actor_critic()
+    torch.nn.init.normal_(behaviour.critic.net[-1].weight)
+    features = torch.randn(2, 5, 1, WIDTH, requires_grad=True)
+    flags = torch.zeros(2, 5, dtype=torch.bool)
+    first, terminal = flags.clone(), flags.clone()
+    first[:, 3] = True
+    terminal[0, 2] = True
+    records = Records({}, torch.zeros(2, 5), torch.randn(2, 5), first, terminal)
+    (gradient,) = torch.autograd.grad(behaviour.replay_value_loss(features, records), [features])
+    reached = gradient.flatten(2).any(-1)
+    assert reached[:, [0, 1, 3]].all()
+    assert not reached[:, [2, 4]].any()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("horizon", -1), ("starts", 0), ("discount", 1.5), ("dream_unimix", 0.0), ("entropy", -1.0)],
+)
+def test_nonsense_is_refused_by_name(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"behaviour.{setting}"):
+        BehaviourConfig(**{setting: value})

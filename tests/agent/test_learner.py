@@ -1,0 +1,84 @@
+"""One update: what it changes, what it must not, and what stops it."""
+
+import copy
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from agent.actor_critic import BehaviourConfig
+from agent.agent import Agent
+from agent.learner import Learner, NonFiniteError, OptimiserConfig
+from worldmodel.model import ModelConfig
+from worldmodel.types import Records, tree_leaves
+
+SMALL = ModelConfig(layers=("scan", "mlp"), width=16, head=8, latents=2, classes=4)
+ROWS, FRAMES = 3, 8
+
+
+@pytest.fixture
+def learner() -> Learner:
+    agent = Agent(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), SMALL)
+    return Learner(agent, BehaviourConfig(horizon=3, starts=4), OptimiserConfig(), ROWS)
+
+
+def records(reward: float = 0.0) -> Records:
+    first = torch.zeros(ROWS, FRAMES, dtype=torch.bool)
+    first[:, 0] = True
+    return Records(
+        {"observation": torch.rand(ROWS, FRAMES, 3)},
+        torch.randint(0, 2, (ROWS, FRAMES)),
+        torch.full((ROWS, FRAMES), reward),
+        first,
+        torch.zeros(ROWS, FRAMES, dtype=torch.bool),
+    )
+
+
+def test_every_parameter_is_trained_by_one_optimiser(learner: Learner) -> None:
+    """Fails where a part is forgotten, or stepped twice."""
+    groups = [p for o in learner.optimisers.values() for g in o.param_groups for p in g["params"]]
+    trainable = [p for p in learner.parameters() if p.requires_grad]
+    assert len(groups) == len({id(p) for p in groups})
+    assert {id(p) for p in groups} == {id(p) for p in trainable}
+
+
+def test_an_update_changes_all_parts_and_keeps_the_carry(learner: Learner) -> None:
+    """Fails where a loss does not reach its part, or a carry drags its history along."""
+    before = copy.deepcopy(learner.state_dict())
+    metrics = learner.update(records(1.0), torch.zeros(ROWS, dtype=torch.bool))
+    after = learner.state_dict()
+    for part in ("model.backbone", "model.transition", "behaviour.critic", "behaviour.slow"):
+        names = [name for name in after if name.startswith(part)]
+        assert any(not torch.equal(before[name], after[name]) for name in names), part
+    assert not any(leaf.requires_grad for leaf in tree_leaves(learner.carry))
+    assert any(leaf.float().abs().sum() > 0 for leaf in tree_leaves(learner.carry))
+    assert learner.updates == 1
+    assert all(value == value for value in metrics.values())
+
+
+def test_a_row_that_jumped_starts_from_nothing(learner: Learner) -> None:
+    """Fails where memory of one place leaks into another, or is lost where the row goes on."""
+    learner.update(records(), torch.zeros(ROWS, dtype=torch.bool))
+    incoming = learner._incoming(torch.tensor([True, False, True]))
+    pairs = zip(tree_leaves(incoming), tree_leaves(learner.carry), strict=True)
+    for now, carried in pairs:
+        assert not now[1].any()
+        torch.testing.assert_close(now[[0, 2]], carried[[0, 2]])
+
+
+def test_a_loss_that_is_not_finite_changes_no_parameter(learner: Learner) -> None:
+    """Fails where one bad batch spoils the weights."""
+    before = copy.deepcopy(learner.state_dict())
+    bad = records()
+    bad.observation["observation"][0, 3] = torch.nan
+    with pytest.raises(NonFiniteError, match="model"):
+        learner.update(bad, torch.zeros(ROWS, dtype=torch.bool))
+    names = [name for name, _ in learner.named_parameters()]
+    assert all(torch.equal(before[name], learner.state_dict()[name]) for name in names)
+    assert learner.updates == 0
+
+
+@pytest.mark.parametrize(("setting", "value"), [("clip", -1.0), ("model_lr", 0.0), ("warmup", -1)])
+def test_nonsense_is_refused_by_name(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"optimiser.{setting}"):
+        OptimiserConfig(**{setting: value})

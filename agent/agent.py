@@ -89,7 +89,7 @@ class Agent(nn.Module):
         is_first = torch.as_tensor(np.atleast_1d(episode_start), device=self.device).bool()
         action, state = self.act(tensors, state or self.initial(batch), is_first, deterministic)
         action = action.cpu().numpy().astype(self.action_space.dtype)
-        return (action[0] if single else action), state
+        return (action.squeeze(0) if single else action), state
 
     @property
     def device(self) -> torch.device:

@@ -58,7 +58,7 @@ TMAZE = Recipe(
             layers=("scan", "attend:10", "mlp", "scan", "mlp"),
             latents=4,
             classes=8,
-            loss=LossWeights(reward=10.0),
+            loss=LossWeights(reward=10.0, foresight=10.0),
         ),
         behaviour=BehaviourConfig(entropy=3e-3, dream_unimix=0.1),
         optimiser=OptimiserConfig(actor_lr=1e-3),
@@ -69,11 +69,11 @@ TMAZE = Recipe(
 CARTPOLE = Recipe(
     name="cartpole",
     summary="CartPole-v1: vectors, no need of memory.",
-    cost="30,000 steps, 9 minutes",
+    cost="15,000 steps, 4 minutes",
     config=Config(
         env="CartPole-v1",
         num_envs=8,
-        steps=30_000,
+        steps=15_000,
         prefill=1_000,
         replay_ratio=64.0,
         log_every=1_000,
@@ -86,7 +86,7 @@ CARTPOLE = Recipe(
 MINIGRID_EMPTY = Recipe(
     name="minigrid-empty",
     summary="MiniGrid-Empty-8x8-v0 from images: walk to the green square.",
-    cost="20,000 steps, 15 minutes",
+    cost="20,000 steps, 10 minutes",
     config=Config(
         env="MiniGrid-Empty-8x8-v0",
         wrappers=(

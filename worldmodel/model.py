@@ -41,6 +41,8 @@ class LossWeights:
     """Reward, two-hot."""
     continuation: float = 1.0
     """Whether the episode goes on."""
+    foresight: float = 1.0
+    """The next reward, before the record that brings it: what to act on must be in the features."""
     dynamics: float = 1.0
     """KL that draws the predicted next frame to the observed one."""
     representation: float = 0.1
@@ -144,6 +146,9 @@ class WorldModel(nn.Module):
         self.two_hot = TwoHot()
         self.reward = scale_last(mlp(self.pool.outputs, 2 * width, len(self.two_hot.bins)), 0.0)
         self.continuation = mlp(self.pool.outputs, 2 * width, 1)
+        self.foresight = scale_last(
+            mlp(self.pool.outputs + self.actions.size, 2 * width, len(self.two_hot.bins)), 0.0
+        )
         self.recall = Recall(width, shape)
 
     def initial(self, batch: int) -> Carry:
@@ -196,6 +201,7 @@ class WorldModel(nn.Module):
         )
         prior = self._prior(observed, records, carry)
         losses = self._prediction_losses(observed, records)
+        losses["foresight"] = self._foresight_loss(observed, records, carry)
         losses |= self._divergences(observed, prior, records.is_first)
         if self.config.loss.recall:
             losses["recall"] = self._recall_loss(observed, prior, records.is_first)
@@ -224,8 +230,12 @@ class WorldModel(nn.Module):
         self, observed: Observed, records: Records, carry: Carry
     ) -> Float[Tensor, "B T S K C"]:
         """What the model expected of each record before it arrived."""
-        before = torch.cat([carry.features[:, None], observed.features[:, :-1]], 1)
+        before = self._before(observed, carry)
         return self.transition(before, self.actions.encode(records.prev_action))
+
+    def _before(self, observed: Observed, carry: Carry) -> Float[Tensor, "B T S D"]:
+        """The features that each record found."""
+        return torch.cat([carry.features[:, None], observed.features[:, :-1]], 1)
 
     def _prediction_losses(self, observed: Observed, records: Records) -> dict[str, Tensor]:
         """Losses of what is decoded from the latents or read off the features."""
@@ -239,6 +249,15 @@ class WorldModel(nn.Module):
             "reward": self.two_hot.loss(self.reward(pooled), records.reward).mean(),
             "continuation": F.binary_cross_entropy_with_logits(continuation, goes_on),
         }
+
+    def _foresight_loss(
+        self, observed: Observed, records: Records, carry: Carry
+    ) -> Float[Tensor, ""]:
+        """Reward of each record from the features before it and the action that led there."""
+        pooled = self.pool(self._before(observed, carry))
+        action = self.actions.encode(records.prev_action)
+        logits = self.foresight(torch.cat([pooled, action], -1))
+        return (self.two_hot.loss(logits, records.reward) * ~records.is_first).mean()
 
     def _divergences(
         self,

@@ -25,6 +25,8 @@ def pick_recalls(
     surprise: Float[Tensor, "B T"], is_first: Bool[Tensor, "B T"], number: int
 ) -> Recalls:
     """`number` pairs (past, later) in each row, later > past inside one episode."""
+    # A loss that is not finite is the learner's to report: picking must survive it.
+    surprise = surprise.nan_to_num(0.0, 0.0)
     full = surprise.max().clamp(min=1.0)
     weight = torch.where(is_first, full, surprise.clamp(min=1e-4))
     past = torch.multinomial(weight, number, replacement=True)

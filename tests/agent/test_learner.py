@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(learner: Learner) -> Non
     before = copy.deepcopy(learner.state_dict())
     bad = records()
     bad.observation["observation"][0, 3] = torch.nan
-    with pytest.raises(NonFiniteError, match="model"):
+    with pytest.raises(NonFiniteError, match="not finite"):
         learner.update(bad, torch.zeros(ROWS, dtype=torch.bool))
     names = [name for name, _ in learner.named_parameters()]
     assert all(torch.equal(before[name], learner.state_dict()[name]) for name in names)

@@ -217,7 +217,12 @@ def test_losses_are_the_weights() -> None:
     assert learned.snapshots.features.shape == (ROWS, FRAMES // 4, 1, 8)
 
 
-HEADS = {"reward": "reward", "continuation": "continuation", "recall": "recall"}
+HEADS = {
+    "reward": "reward",
+    "foresight": "foresight",
+    "continuation": "continuation",
+    "recall": "recall",
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -19,6 +19,8 @@ from worldmodel.heads import Pool, TwoHot, mlp, scale_last
 from worldmodel.latents import UNIMIX, sample, unimix
 from worldmodel.types import Records
 
+FLOOR = 0.002  # probability below which no category is pushed further down
+
 
 @dataclass(frozen=True)
 class BehaviourConfig:
@@ -59,6 +61,7 @@ class ActionDistribution(NamedTuple):
     """Independent categoricals (log-probabilities), or normals around a squashed mean."""
 
     categories: tuple[Float[Tensor, "*n classes"], ...] = ()
+    unmixed: tuple[Float[Tensor, "*n classes"], ...] = ()
     mean: Float[Tensor, "*n A"] | None = None
     std: Float[Tensor, "*n A"] | None = None
 
@@ -77,6 +80,22 @@ class ActionDistribution(NamedTuple):
         if self.mean is not None:
             return self._normal().log_prob(action).sum(-1)
         return (action * torch.cat(self.categories, -1)).sum(-1)
+
+    def gain(
+        self, action: Float[Tensor, "*n A"], advantage: Float[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
+        """What an ascent of makes actions of positive advantage likelier, and others rarer.
+
+        Categories are moved in their logits, whatever their probability, down to a floor and back
+        from it (NeuRD, arXiv 1906.00190). By the plain policy gradient an action is revived in
+        proportion to its probability: once given up for another, it stayed so for good.
+        """
+        if self.mean is not None:
+            return advantage * self.log_prob(action)
+        taken = action.split([part.shape[-1] for part in self.unmixed], -1)
+        nats = [(a * part).sum(-1) for a, part in zip(taken, self.unmixed, strict=True)]
+        free = [(advantage > 0) | (n.detach() > math.log(FLOOR)) for n in nats]
+        return torch.stack([advantage * n * f for n, f in zip(nats, free, strict=True)]).sum(0)
 
     def entropy(self) -> Float[Tensor, "*n"]:
         """Entropy in nats, summed over the parts of an action."""
@@ -109,9 +128,9 @@ class Actor(nn.Module):
         if self.continuous:
             mean, std = logits.chunk(2, -1)
             return ActionDistribution(mean=mean.tanh(), std=0.1 + 0.9 * (std + 2).sigmoid())
-        return ActionDistribution(
-            tuple(unimix(part, mix) for part in logits.split(self.counts, -1))
-        )
+        parts = logits.split(self.counts, -1)
+        unmixed = tuple(part.float().log_softmax(-1) for part in parts)
+        return ActionDistribution(tuple(unimix(part, mix) for part in parts), unmixed)
 
 
 class Critic(nn.Module):
@@ -157,7 +176,7 @@ class ActorCritic(nn.Module):
         advantage = (returns - value[:, :-1]) / self.scale.scale()
         policy = self.actor(imagined.features[:, :-1], self.config.dream_unimix)
         entropy = policy.entropy()
-        gain = advantage * policy.log_prob(imagined.action) + self.config.entropy * entropy
+        gain = policy.gain(imagined.action, advantage) + self.config.entropy * entropy
         critic_nats = self._value_loss(logits[:, :-1], imagined.features[:, :-1], returns)
         losses = {
             "actor": -(reached * gain).mean(),

@@ -7,9 +7,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agent.actor_critic import Actor, ActorCritic, BehaviourConfig
+from agent.actor_critic import ActionDistribution, Actor, ActorCritic, BehaviourConfig
 from agent.imagination import Imagination
 from worldmodel.actions import ActionCodec
+from worldmodel.latents import unimix
 from worldmodel.types import Records
 
 WIDTH = 16
@@ -110,3 +111,23 @@ def test_replayed_rewards_teach_the_critic_but_not_across_episodes() -> None:
 def test_nonsense_is_refused_by_name(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"behaviour.{setting}"):
         BehaviourConfig(**{setting: value})
+
+
+def logits_gradient(logits: list[float], advantage: float) -> torch.Tensor:
+    """How far one step of ascent moves each logit after the second action was taken."""
+    leaf = torch.tensor([logits], requires_grad=True)
+    policy = ActionDistribution((unimix(leaf, 0.1),), (leaf.log_softmax(-1),))
+    gain = policy.gain(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([advantage]))
+    return torch.autograd.grad(gain.sum(), [leaf])[0][0]
+
+
+@pytest.mark.parametrize("given_up", [2.0, 8.0])
+def test_an_action_that_was_given_up_comes_back_as_fast(given_up: float) -> None:
+    """Fails where a policy that settled too early is moved in proportion to what is left."""
+    assert logits_gradient([given_up, 0.0, 0.0], 0.5)[1] == pytest.approx(0.5, rel=0.2)
+
+
+def test_a_useless_action_is_pushed_down_to_the_floor_only() -> None:
+    """Fails where logits run away, so that coming back would take for ever."""
+    assert logits_gradient([1.0, 0.0, 0.0], -0.5)[1] < -0.3
+    assert not logits_gradient([8.0, 0.0, 0.0], -0.5).any()

@@ -258,8 +258,8 @@ def test_bytes_are_known_beforehand(tmp_path: Path) -> None:
         ({"batch": 0}, "batch"),
         ({"context": 0}, "context"),
         ({"stream": 0}, "stream"),
-        ({"stream": 4}, "stream is 4"),
-        ({"stream": 36}, "multiple of context"),
+        ({"stream": 4}, "replay.stream = 4"),
+        ({"stream": 36}, "multiple of replay.context"),
     ],
 )
 def test_config_errors_name_the_setting(change: dict[str, int], match: str) -> None:

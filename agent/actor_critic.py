@@ -75,23 +75,18 @@ class ActionDistribution(NamedTuple):
         """The likeliest actions; `ActionCodec.decode` takes the largest entry of each category."""
         return torch.cat(self.categories, -1) if self.mean is None else self.mean
 
-    def log_prob(self, action: Float[Tensor, "*n A"]) -> Float[Tensor, "*n"]:
-        """Log-probability of encoded actions."""
-        if self.mean is not None:
-            return self._normal().log_prob(action).sum(-1)
-        return (action * torch.cat(self.categories, -1)).sum(-1)
-
     def gain(
         self, action: Float[Tensor, "*n A"], advantage: Float[Tensor, "*n"]
     ) -> Float[Tensor, "*n"]:
-        """What an ascent of makes actions of positive advantage likelier, and others rarer.
+        """What to climb, so that actions of positive advantage become likelier and others rarer.
 
-        Categories are moved in their logits, whatever their probability, down to a floor and back
-        from it (NeuRD, arXiv 1906.00190). By the plain policy gradient an action is revived in
-        proportion to its probability: once given up for another, it stayed so for good.
+        A box follows the plain policy gradient. Categories are moved in their logits, whatever
+        their probability, down to a floor and back from it (NeuRD, arXiv 1906.00190): the plain
+        gradient revives an action in proportion to its probability, and one that was given up
+        for another stayed so for good.
         """
         if self.mean is not None:
-            return advantage * self.log_prob(action)
+            return advantage * self._normal().log_prob(action).sum(-1)
         taken = action.split([part.shape[-1] for part in self.unmixed], -1)
         nats = [(a * part).sum(-1) for a, part in zip(taken, self.unmixed, strict=True)]
         free = [(advantage > 0) | (n.detach() > math.log(FLOOR)) for n in nats]

@@ -211,7 +211,7 @@ class ObservationCodec(nn.Module):
         self.dtypes = {name: np.dtype(leaf.dtype) for name, leaf in leaves.items()}
         self.shapes = {name: tuple(leaf.shape or ()) for name, leaf in leaves.items()}
         images = [name for name in leaves if _is_image(leaves[name])]
-        self.images, self.others = images, [name for name in leaves if name not in images]
+        self.images = images
         self.grid = (grid, grid) if images else (1, 1)
         # A list, because module names may hold no dots; its order is that of self.names.
         self.parts = nn.ModuleList(_part(leaves[name], width, grid) for name in self.names)

@@ -4,6 +4,8 @@ Importing this package registers our ids with Gymnasium (strings in a table, not
 Gymnasium no longer reads plugin entry points, and so `gym.make("envs:clew/TMaze-v0")` works.
 """
 
+from .hallway import Hallway
+from .memory_length import MemoryLength
 from .registry import make, register_envs
 from .tmaze import TMaze, TMazeOracle
 from .vector import EnvStreams, Episode, Record, episode_seed
@@ -11,6 +13,8 @@ from .vector import EnvStreams, Episode, Record, episode_seed
 __all__ = [
     "EnvStreams",
     "Episode",
+    "Hallway",
+    "MemoryLength",
     "Record",
     "TMaze",
     "TMazeOracle",

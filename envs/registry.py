@@ -16,7 +16,11 @@ from gymnasium.envs.registration import load_env_creator
 
 from envs.minigrid import Success
 
-_OURS = {"clew/TMaze-v0": "envs.tmaze:TMaze"}
+_OURS = {
+    "clew/Hallway-v0": "envs.hallway:Hallway",
+    "clew/MemoryLength-v0": "envs.memory_length:MemoryLength",
+    "clew/TMaze-v0": "envs.tmaze:TMaze",
+}
 _MINIGRID = ("MiniGrid", "BabyAI")
 
 

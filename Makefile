@@ -12,18 +12,23 @@ ARGS =
 
 VENV = .venv
 BIN = $(VENV)/bin
+# Apart from the rest of .venv: mamba-ssm without its CUDA extension is of no use but to the tests of its kernels.
+KERNELS = $(VENV)/kernels
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS) $(PIP_ARGS)
 
-.PHONY: help venv dev train test check format clean
+.PHONY: help venv dev train test test-kernels check format clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
 train: $(VENV)/.installed ## train and evaluate an agent that must remember (the T-Maze recipe)
 	@$(BIN)/clew train tmaze $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests on two cores
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-kernels: $(KERNELS)/.installed ## run mamba-ssm's kernels beside ours, without a GPU (Linux)
+	@PYTHONPATH=$(KERNELS) $(BIN)/python -m pytest -n 2 tests/kernels $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types and import contracts, changing nothing
 	@$(BIN)/ruff format --check .
@@ -63,4 +68,13 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for development"
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# Not from pip's cache, nor into it: what is built here must not be taken for the real one elsewhere.
+$(KERNELS)/.installed: $(VENV)/.installed-dev
+	@echo "installing mamba-ssm without its CUDA extension"
+	@rm -rf $(KERNELS)
+	@$(PIP) --target $(KERNELS) triton transformers wheel
+	@PYTHONPATH=$(KERNELS) MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE \
+	  $(PIP) --target $(KERNELS) --no-cache-dir --no-deps --no-build-isolation mamba-ssm
 	@touch $@

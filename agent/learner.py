@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from agent.actor_critic import ActorCritic, BehaviourConfig
 from agent.agent import Agent
 from agent.imagination import imagine
-from worldmodel.model import Learned, detach
+from worldmodel.long_context import LongContextConfig, clean_prefix
+from worldmodel.model import Learned, detach, records_at
+from worldmodel.recall import Past
 from worldmodel.types import Carry, Records, tree_map
 
 
@@ -55,10 +57,17 @@ class Learner(nn.Module):
     """World model, behaviour and their optimisers; everything that an update changes."""
 
     def __init__(
-        self, agent: Agent, behaviour: BehaviourConfig, optimiser: OptimiserConfig, rows: int
+        self,
+        agent: Agent,
+        behaviour: BehaviourConfig,
+        optimiser: OptimiserConfig,
+        context: LongContextConfig,
+        rows: int,
+        model_only: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.optimiser_config = agent.model, optimiser
+        self.model_only = model_only
+        self.model, self.optimiser_config, self.context = agent.model, optimiser, context
         width, tokens = agent.config.width, agent.model.sizes.tokens
         self.behaviour = ActorCritic(agent.actor, tokens, width, behaviour)
         self.rates = {
@@ -72,7 +81,7 @@ class Learner(nn.Module):
             for (name, lr), module in zip(self.rates.items(), modules, strict=True)
         }
         self.updates = 0
-        self.carry = agent.model.initial(rows)
+        self.carry, self.past = agent.model.initial(rows), agent.model.initial_past(rows)
 
     def update(self, records: Records, continues: Bool[Tensor, " B"]) -> dict[str, float]:
         """Learn from a batch whose rows go on from the last one where `continues`.
@@ -80,22 +89,46 @@ class Learner(nn.Module):
         Raises:
             NonFiniteError: where a loss or gradient is NaN or infinite.
         """
-        carry = self._incoming(continues)
-        learned = self.model.loss(records, carry, self.behaviour.config.starts)
-        losses, metrics = self._behaviour_losses(learned, records)
-        losses |= {"model": learned.total}
-        self._set_rates()
-        norms = self._step(losses)
+        carry, past = self._incoming(continues & self.context.carry)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        counts = clean_prefix(records.is_first, self.context.clean_prefix)
+        stretches = _stretches(records, counts, self.context.stretch(counts.shape[1]))
+        found = []
+        for stretch, counted in stretches:
+            carry, past, metrics = self._learn(stretch, counted, carry, past, len(stretches))
+            found.append(metrics)
+        norms = self._step()
         self.behaviour.update_slow()
-        self.carry, self.updates = detach(learned.carry), self.updates + 1
-        metrics |= losses | learned.losses | norms
-        return {name: float(value.detach()) for name, value in metrics.items()}
+        self.carry, self.past, self.updates = carry, past, self.updates + 1
+        means = {name: torch.stack([m[name] for m in found]).mean() for name in found[0]}
+        return {name: float(value) for name, value in (means | norms).items()}
 
-    def _incoming(self, continues: Bool[Tensor, " B"]) -> Carry:
+    def _incoming(self, continues: Bool[Tensor, " B"]) -> tuple[Carry, Past]:
+        """What each row brings along."""
+
         def choose(old: Tensor, new: Tensor) -> Tensor:
             return torch.where(continues.view(-1, *[1] * (old.dim() - 1)), old, new)
 
-        return tree_map(choose, self.carry, self.model.initial(len(continues)))
+        rows = len(continues)
+        empty = self.model.initial(rows), self.model.initial_past(rows)
+        return tree_map(choose, (self.carry, self.past), empty)
+
+    def _learn(self, records: Records, counts: Tensor, carry: Carry, past: Past, parts: int):
+        """Add the gradients of one of so many stretches; what it leaves behind, and metrics."""
+        every = None if self.model_only else self.behaviour.config.starts
+        window = self.context.held(counts.shape[1])
+        learned = self.model.loss(records, carry, past, every, window, counts)
+        losses, metrics = {"model": learned.total}, {}
+        if not self.model_only:
+            behaviour, metrics = self._behaviour_losses(learned, records)
+            losses |= behaviour
+        for name, loss in losses.items():
+            if not loss.isfinite():
+                raise NonFiniteError(f"The loss of the {name}")
+        (torch.stack(list(losses.values())).sum() / parts).backward()
+        metrics = {k: v.detach() for k, v in (metrics | losses | learned.losses).items()}
+        return detach(learned.carry), learned.past, metrics
 
     def _behaviour_losses(self, learned: Learned, records: Records):
         every = self.behaviour.config.starts
@@ -118,14 +151,8 @@ class Learner(nn.Module):
             for group in optimiser.param_groups:
                 group["lr"] = warm * self.rates[name]
 
-    def _step(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _step(self) -> dict[str, Tensor]:
         """One step of all optimisers, or of none."""
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        for name, loss in losses.items():
-            if not loss.isfinite():
-                raise NonFiniteError(f"The loss of the {name}")
-        torch.stack(list(losses.values())).sum().backward()
         clips = {"model": self.optimiser_config.clip}
         norms = {}
         for name, optimiser in self.optimisers.items():
@@ -138,3 +165,9 @@ class Learner(nn.Module):
         for optimiser in self.optimisers.values():
             optimiser.step()
         return norms
+
+
+def _stretches(records: Records, counts: Tensor, frames: int) -> list[tuple[Records, Tensor]]:
+    """The parts of a batch that gradients flow in."""
+    starts = range(0, counts.shape[1], frames)
+    return [(records_at(records, i, i + frames), counts[:, i : i + frames]) for i in starts]

@@ -87,6 +87,7 @@ class Replay:
         self._arrays, self._mark = _open(folder, self.fields, (streams, self._ring))
         self._written = 0
         self._most_written = 0
+        self._context = config.context
         self._starts: list[list[int]] = [[] for _ in range(streams)]
         self._rng = np.random.default_rng(seed)
         # Different first allowances, so that the rows do not all jump in the same batch.
@@ -121,8 +122,12 @@ class Replay:
         """Whether a batch can be drawn."""
         return self._written - self._oldest >= self.config.context
 
-    def sample(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Copies of (batch, context, *shape), and (batch,) bool: the row goes on in order."""
+    def sample(self, context: int | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Copies of (batch, context, *shape), and (batch,) bool: the row goes on in order.
+
+        `context` may be shorter than the config's, and differ from call to call.
+        """
+        self._context = context or self.config.context
         if not self.ready():
             raise ValueError(
                 f"replay holds {self._written} records a stream, fewer than context "
@@ -131,8 +136,8 @@ class Replay:
         continues = np.array([self._advance(row) for row in self._rows])
         batch = {name: self._read(array) for name, array in self._arrays.items()}
         for row in self._rows:
-            row.at += self.config.context
-            row.left -= self.config.context
+            row.at += self._context
+            row.left -= self._context
         return batch, continues
 
     def state(self) -> dict[str, Any]:
@@ -165,7 +170,7 @@ class Replay:
 
     def _advance(self, row: Row) -> bool:
         """Let the row go on if it can, else make it jump; returns whether it goes on."""
-        context = self.config.context
+        context = self._context
         if row.left >= context and self._oldest <= row.at <= self._written - context:
             return True
         if row.at >= 0:
@@ -193,14 +198,14 @@ class Replay:
                 if at is not None:
                     return at
             low = max(low, start)
-        return min(int(self._rng.integers(low, target + 1)), self._written - self.config.context)
+        return min(int(self._rng.integers(low, target + 1)), self._written - self._context)
 
     def _at_or_before(self, start: int, target: int, reach: int) -> int | None:
         """`start`, or so far before it that a window ends on the newest record; None if neither.
 
         The second serves where whole windows from `start` would stop short of `target`.
         """
-        end, context = self._written, self.config.context
+        end, context = self._written, self._context
         for at in (start, start - (start - end) % context):
             stop = end - (end - at) % context
             if at >= self._oldest and target < stop and target - at < reach:
@@ -209,7 +214,7 @@ class Replay:
 
     def _read(self, array: np.memmap) -> np.ndarray:
         """The current window of every row, across the ring's seam where it lies there."""
-        context = self.config.context
+        context = self._context
         windows = np.empty((len(self._rows), context, *array.shape[2:]), array.dtype)
         for window, row in zip(windows, self._rows, strict=True):
             slot = row.at % self._ring

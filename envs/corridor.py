@@ -30,13 +30,15 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
     """A cue, `length` steps to walk, an answer: the rules are in the cards of the subclasses.
 
     A subclass says how many `actions` there are, which of them are the `answers` to cue 0 and to
-    cue 1 and what these are called, and what can be seen (`_observe`). Action 0 goes forward.
+    cue 1 and what these are called, what can be seen (`_observe`), and which channel of it is set
+    at the `end`. Action 0 goes forward.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
     actions: int
     answers: tuple[int, int]
     answer_names: tuple[str, str]
+    end: int
 
     def __init__(self, length: int, spare: int, render_mode: str | None) -> None:
         name = type(self).__name__

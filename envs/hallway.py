@@ -59,6 +59,7 @@ class Hallway(Corridor):
     actions = 3
     answers = (LEFT, RIGHT)
     answer_names = ("left", "right")
+    end = END
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class TMaze(Corridor):
     actions = 4
     answers = (UP, DOWN)
     answer_names = ("up", "down")
+    end = JUNCTION
 
     def __init__(self, length: int = 100, spare: int = 8, render_mode: str | None = None) -> None:
         if length < 1:

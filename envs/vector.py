@@ -20,6 +20,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 logger = logging.getLogger(__name__)
 
+EXPLORE = 0x6578706C  # tells the seeds of exploring from those of episodes
+
 
 class Episode(NamedTuple):
     """A finished episode; `success` is its `info["is_success"]`, None where the env has none."""
@@ -93,6 +95,11 @@ class EnvStreams:
             )
         observation, reward, _, _, infos = self._vector.step(actions)
         return _record(observation, reward, infos)
+
+    def explore(self) -> np.ndarray:
+        """Actions of each environment's own `explore` policy; random ones where it has none."""
+        self._require_started()
+        return np.array(self._vector.call("explore"), dtype=self.action_space.dtype)
 
     def state(self) -> dict[str, Any]:
         """Where every stream is, as plain numbers, strings and arrays; see `restore`."""
@@ -196,6 +203,15 @@ class _Stream(gym.Wrapper):
             return {}
         success = bool(info["is_success"]) if "is_success" in info else None
         return {"episode": Episode(self._index, len(self._actions), self._return, success)}
+
+    def explore(self) -> Any:
+        """An action for data: drawn by stream, episode and step, so that a restart repeats it."""
+        where = (EXPLORE, self._seed, self._index, self._episode, len(self._actions))
+        rng = np.random.default_rng(where)
+        if hasattr(self.unwrapped, "explore"):
+            return self.unwrapped.explore(rng)  # pyright: ignore[reportAttributeAccessIssue]
+        self.action_space.seed(int(rng.integers(2**31)))
+        return self.action_space.sample()
 
     def name(self) -> str:
         """The env's id where it has one."""

@@ -72,7 +72,7 @@ def _learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
         for index, slots in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{kind}/{index}/{slot}": value for slot, value in slots.items()}
     # Copies, since leaves of an initial carry may share memory, which safetensors refuses.
-    leaves = enumerate(tree_leaves(learner.carry))
+    leaves = enumerate(tree_leaves((learner.carry, learner.past)))
     tensors |= {f"carry/{i}": leaf.clone().contiguous() for i, leaf in leaves}
     return tensors | {"updates": torch.tensor(learner.updates)}
 
@@ -88,9 +88,9 @@ def _load_learner_tensors(learner: Learner, tensors: dict[str, torch.Tensor]) ->
                 index, slot = name.split("/")[2:]
                 state.setdefault(int(index), {})[slot] = value
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    carry = enumerate(tree_leaves(learner.carry))
-    leaves = [tensors[f"carry/{i}"].to(leaf.device) for i, leaf in carry]
-    learner.carry = tree_unflatten(learner.carry, leaves)
+    rows = (learner.carry, learner.past)
+    leaves = [tensors[f"carry/{i}"].to(leaf.device) for i, leaf in enumerate(tree_leaves(rows))]
+    learner.carry, learner.past = tree_unflatten(rows, leaves)
     learner.updates = int(tensors["updates"])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from agent.actor_critic import BehaviourConfig
 from agent.learner import OptimiserConfig
 from agent.replay import ReplayConfig
+from worldmodel.kernel import BODIES
+from worldmodel.long_context import LongContextConfig
 from worldmodel.model import ModelConfig
 
 
@@ -30,10 +32,15 @@ class Config:
     """Environment steps before the first update."""
     replay_ratio: float = 32.0
     """Replayed frames learned from for each environment step."""
+    model_only: bool = False
+    """Learn the world model alone, from the environment's own `explore` policy or else from random
+    actions: to measure what a model remembers. The policy stays untrained."""
     seed: int = 0
     """Seeds everything."""
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto."""
+    scan: str = "auto"
+    """How scans are computed: torch, mamba-ssm (needs CUDA), or auto: mamba-ssm where it runs."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's own choice."""
     log_every: int = 2_000
@@ -46,6 +53,7 @@ class Config:
     behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    context: LongContextConfig = field(default_factory=LongContextConfig)
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "steps", "log_every", "checkpoint_every"):
@@ -54,6 +62,8 @@ class Config:
         for name in ("prefill", "seed", "threads", "evaluation_episodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
+        if self.scan not in BODIES:
+            raise ValueError(f"scan = {self.scan!r} must be one of {', '.join(BODIES)}.")
         if self.prefill >= self.steps:
             raise ValueError(
                 f"prefill = {self.prefill} must be less than steps = {self.steps}, "
@@ -61,8 +71,4 @@ class Config:
             )
         if not 0 < self.replay_ratio < math.inf:
             raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
-        if self.replay.context % self.behaviour.starts:
-            raise ValueError(
-                f"behaviour.starts = {self.behaviour.starts} must divide "
-                f"replay.context = {self.replay.context}."
-            )
+        self.context.check(self.replay.context, self.behaviour.starts)

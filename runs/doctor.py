@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from worldmodel.kernel import MODULE
+
 PACKAGES = ("gymnasium", "minigrid", "stable-baselines3", "sb3-contrib", "numpy", "tensorboard")
 PROBE_SECONDS = 60.0
-SCAN = "torch (chunked)"  # the only body there is, whatever is installed
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,15 @@ def optional(found: Probe, distribution: str, cure: str) -> str:
     return f"{have}, not usable: {found.error}"
 
 
+def scan(mamba: Probe) -> str:
+    """The body that scan = auto stands for here, and why."""
+    if not torch.cuda.is_available():
+        return "torch, chosen automatically: mamba-ssm needs a CUDA device, and there is none"
+    if not mamba.usable:
+        return f"torch, chosen automatically: mamba-ssm cannot be imported ({mamba.error})"
+    return "mamba-ssm, chosen automatically: it can be imported, and there is a CUDA device"
+
+
 def machine_rows() -> list[tuple[str, str]]:
     """The interpreter, the machine and torch."""
     return [
@@ -105,12 +115,12 @@ def machine_rows() -> list[tuple[str, str]]:
 
 def optional_rows() -> list[tuple[str, str]]:
     """The packages clew can do without."""
-    mamba, conv, mujoco = map(probe, ("mamba_ssm", "causal_conv1d", "mujoco"))
+    mamba, conv, mujoco = map(probe, (MODULE, "causal_conv1d", "mujoco"))
     cuda = "needs an NVIDIA GPU: pip install --no-build-isolation 'clew[cuda]'"
     return [
         ("mamba-ssm", optional(mamba, "mamba-ssm", cuda)),
         ("causal-conv1d", optional(conv, "causal-conv1d", cuda)),
-        ("scan", SCAN),
+        ("scan", scan(mamba)),
         ("MuJoCo", optional(mujoco, "mujoco", "pip install 'clew[mujoco]'")),
     ]
 

@@ -95,9 +95,9 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_config(path: Path, config: Config, recipe: str | None) -> None:
-    """Write config.json, which makes a folder a run."""
-    form = {"version": version(), "recipe": recipe, "config": asdict(config)}
+def write_config(path: Path, config: Config, recipe: str | None, scan: str) -> None:
+    """Write config.json, which makes a folder a run; `scan` is the body that it began with."""
+    form = {"version": version(), "recipe": recipe, "scan": scan, "config": asdict(config)}
     write_json(path / CONFIG, form)
 
 

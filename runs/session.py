@@ -45,7 +45,7 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
             trainer = Trainer(config, path)
             held.callback(trainer.close)
             trainer.start()
-            folder.write_config(path, config, recipe)
+            folder.write_config(path, config, recipe, trainer.scan)
         return _train(trainer, recipe)
 
 
@@ -139,12 +139,13 @@ def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
     parameters = sum(p.numel() for p in trainer.agent.parameters())
     kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
     megabytes = replay.nbytes / 1e6
+    scan = trainer.scan + " (chosen automatically)" * (config.scan == "auto")
     lines = [
         f"clew {folder.version()} · {recipe or 'no recipe'} · seed {config.seed}",
         f"Run: {trainer.folder}",
         f"Environment: {config.env}{kwargs}, {config.num_envs} side by side",
         f"Agent: {parameters:,} parameters",
-        f"Device: {trainer.device}, {torch.get_num_threads()} threads, scan: torch",
+        f"Device: {trainer.device}, {torch.get_num_threads()} threads, scan: {scan}",
         f"Replay: up to {config.replay.capacity:,} records, {megabytes:,.1f} MB on disk",
     ]
     lines += _notices(trainer)

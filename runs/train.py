@@ -25,6 +25,8 @@ from runs import checkpoint
 from runs.config import Config
 from runs.folder import load_checkpoint
 from runs.telemetry import Telemetry
+from worldmodel.kernel import choose, kernel_error
+from worldmodel.layers import use_scan
 from worldmodel.spaces import flatten_observation
 from worldmodel.types import Records, tree_leaves, tree_unflatten
 
@@ -51,6 +53,7 @@ class Trainer:
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.device = pick_device(config.device)
+        self.scan = pick_scan(config.scan, self.device)
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -66,8 +69,9 @@ class Trainer:
         config = self.config
         spaces = self.streams.observation_space, self.streams.action_space
         self.agent = Agent(*spaces, config.model).to(self.device)
-        rows = config.replay.batch
-        learner = Learner(self.agent, config.behaviour, config.optimiser, rows)
+        use_scan(self.agent, self.scan)
+        parts = config.behaviour, config.optimiser, config.context
+        learner = Learner(self.agent, *parts, config.replay.batch, config.model_only)
         self.learner = learner.to(self.device)
         self.replay = self._make_replay()
         self.telemetry = Telemetry(self.folder)
@@ -127,24 +131,36 @@ class Trainer:
         record = self._replay_record(observation)
         self._require_finite(record)
         self.replay.add(record)
-        tensors = {name: torch.as_tensor(v, device=self.device) for name, v in observation.items()}
-        is_first = torch.as_tensor(self.record.is_first, device=self.device)
-        action, self.state = self.agent.act(tensors, self.state, is_first)
-        self.record = self.streams.step(action.cpu().numpy())
+        self.record = self.streams.step(self._act(observation))
         taken = int((~self.record.is_first).sum())
         self.env_steps += taken
         if self.env_steps >= self.config.prefill:
-            frames = self.config.replay.batch * self.config.replay.context
+            frames = self.config.replay.batch * self._context()
             self.due += taken * self.config.replay_ratio / frames
         for episode in self.record.episodes:
             self.telemetry.episode(episode)
 
+    def _act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Actions of the agent, or of an explorer; either way kept as what leads to the next."""
+        if self.config.model_only:
+            action = self.streams.explore()
+            self.state = self.state._replace(prev_action=torch.as_tensor(action))
+            return action
+        tensors = {name: torch.as_tensor(v, device=self.device) for name, v in observation.items()}
+        is_first = torch.as_tensor(self.record.is_first, device=self.device)
+        action, self.state = self.agent.act(tensors, self.state, is_first)
+        return action.cpu().numpy()
+
     def learn(self) -> None:
         """Make the updates that are due."""
         while self.due >= 1 and self.replay.ready():
-            arrays, continues = self.replay.sample()
+            arrays, continues = self.replay.sample(self._context())
             self.telemetry.count(self._update(arrays, continues))
             self.due -= 1
+
+    def _context(self) -> int:
+        """Frames a row reads in the next update."""
+        return self.config.context.length(self.learner.updates, self.config.replay.context)
 
     def _update(self, arrays: dict[str, np.ndarray], continues: np.ndarray) -> dict[str, float]:
         """One update; where it fails, all is saved as it was before, so that it can be repeated."""
@@ -253,6 +269,20 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device = {name!r} cannot be used here: {error}") from error
     return torch.device(name)
+
+
+def pick_scan(name: str, device: torch.device) -> str:
+    """The body of the scan that a name stands for on a device.
+
+    Raises:
+        ValueError: where mamba-ssm is asked for and cannot run.
+    """
+    if name == "mamba-ssm" and (cause := kernel_error(device)):
+        raise ValueError(
+            f"scan = 'mamba-ssm' cannot be used here: {cause}. Leave it at scan = auto, or install "
+            "it where there is an NVIDIA GPU: pip install --no-build-isolation 'clew[cuda]'."
+        )
+    return choose(name, device)
 
 
 def _passed(before: int, after: int, every: int) -> bool:

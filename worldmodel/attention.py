@@ -3,7 +3,7 @@
 Unusual: frames, not tokens, are the unit of time. Queries are worked off in groups of frames, each
 group beside the k - 1 frames before it, so that cost and memory grow linearly with T. There is no
 position embedding in time: the scan before each attention tells frames apart, as in Jamba
-(arXiv 2403.19887), and what is cached never has to be touched again.
+(arXiv 2403.19887), or a clock does, and what is cached never has to be touched again.
 """
 
 import torch
@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodel.types import AttendCarry
+
+GROUP_TOKENS = 1024  # queries of a group: its mask and its scores must stay small
 
 
 def local_attention(
@@ -26,36 +28,47 @@ def local_attention(
 
     Frames before the last record marked `is_first` are not seen.
     """
-    past, frames = carry.valid.shape[1], q.shape[1]
-    group = min(frames, max(past, 1))
-    padding = -frames % group
+    past, frames, tokens = carry.valid.shape[1], *q.shape[1:3]
+    group = max(1, min(frames, past, GROUP_TOKENS // tokens))
     keys, values = torch.cat([carry.keys, k], 1), torch.cat([carry.values, v], 1)
-    if padding:
-        q, keys, values = (F.pad(a, (0, 0, 0, 0, 0, 0, 0, padding)) for a in (q, keys, values))
-    q = rearrange(q, "b (n g) s h c -> (b n) h (g s) c", g=group)
-    keys, values = (
-        rearrange(a.unfold(1, group + past, group), "b n s h c g -> (b n) h (g s) c")
-        for a in (keys, values)
-    )
-    visible = _visible(carry.valid, is_first, group, padding)
-    if (tokens := v.shape[2]) > 1:
-        visible = visible.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
-    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible[:, None])
-    out = rearrange(out, "(b n) h (g s) c -> b (n g) s h c", b=v.shape[0], g=group)
-    return out[:, :frames]
-
-
-def _visible(
-    valid: Bool[Tensor, "B past"], is_first: Bool[Tensor, "B T"], group: int, padding: int
-) -> Bool[Tensor, "Bn g gp"]:
-    """Which frames of a group (rows) see which of its own and the earlier frames (columns)."""
-    past = valid.shape[1]
-    segment = F.pad(is_first, (0, padding)).cumsum(1)
     # A carried frame belongs to segment 0; one that does not exist belongs to none.
-    earlier = torch.where(valid, 0, -1)
-    columns = torch.cat([earlier, segment], 1).unfold(1, group + past, group)
-    rows = rearrange(segment, "b (n g) -> b n g 1", g=group)
-    age = torch.arange(group, device=valid.device)[:, None] + past
-    age = age - torch.arange(group + past, device=valid.device)
+    segment = torch.cat([torch.where(carry.valid, 0, -1), is_first.cumsum(1)], 1)
+    if past <= group:
+        return _all_groups(q, keys, values, segment, group)
+    oldest = int(carry.valid.any(0).sum())  # what no row has yet costs nothing
+    parts = []
+    for start in range(0, frames, group):
+        stop = min(start + group, frames)
+        seen = slice(max(start, past - oldest), past + stop)
+        columns = (keys[:, seen], values[:, seen], segment[:, seen])
+        parts.append(_one_group(q[:, start:stop], *columns, past))
+    return torch.cat(parts, 1)
+
+
+def _all_groups(q, keys, values, segment, group: int) -> Float[Tensor, "B T S heads c"]:
+    """Short pasts: groups of frames, each beside the frames before it, as rows of one batch."""
+    rows, frames, past = len(q), q.shape[1], keys.shape[1] - q.shape[1]
+    if padding := -frames % group:
+        q, keys, values = (F.pad(a, (0, 0, 0, 0, 0, 0, 0, padding)) for a in (q, keys, values))
+        segment = F.pad(segment, (0, padding), value=-2)
+    q = rearrange(q, "b (n g) s h c -> (b n) g s h c", g=group)
+    keys, values, segment = (
+        a.unfold(1, group + past, group).movedim(-1, 2).flatten(0, 1)
+        for a in (keys, values, segment)
+    )
+    out = _one_group(q, keys, values, segment, past)
+    return rearrange(out, "(b n) g s h c -> b (n g) s h c", b=rows)[:, :frames]
+
+
+def _one_group(q, keys, values, segment, past: int) -> Float[Tensor, "B g S heads c"]:
+    """Attention of the last g of the given frames to those of their segment, `past` back."""
+    group, tokens = q.shape[1:3]
+    columns = torch.arange(segment.shape[1], device=q.device)
+    age = columns[-group:, None] - columns
     near = (age >= 0) & (age <= past)
-    return ((rows == columns[:, :, None]) & near).flatten(0, 1)
+    visible = (segment[:, -group:, None] == segment[:, None]) & near
+    if tokens > 1:
+        visible = visible.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
+    q, keys, values = (rearrange(a, "b t s h c -> b h (t s) c") for a in (q, keys, values))
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible[:, None])
+    return rearrange(out, "b h (t s) c -> b t s h c", s=tokens)

@@ -85,7 +85,7 @@ class _Merge(nn.Module):
         super().__init__()
         self.patch = patch
         self.linear = nn.Linear(inputs * patch**2, outputs)
-        self.norm = nn.RMSNorm(outputs, eps=1e-5)
+        self.norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Float[Tensor, "n H W a"]) -> Float[Tensor, "n h w b"]:
         p = self.patch
@@ -100,7 +100,7 @@ class _Split(nn.Module):
         super().__init__()
         self.patch = patch
         self.linear = nn.Linear(inputs, outputs * patch**2)
-        self.norm = nn.RMSNorm(outputs, eps=1e-5)
+        self.norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Float[Tensor, "n h w a"]) -> Float[Tensor, "n H W b"]:
         return F.silu(self.norm(_unpatch(self.linear(x), self.patch)))

@@ -22,12 +22,12 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def mlp(inputs: int, width: int, outputs: int, layers: int = 1) -> nn.Sequential:
-    """Hidden layers of Linear, RMSNorm and SiLU, then a Linear."""
+    """Hidden layers of Linear, LayerNorm and SiLU, then a Linear."""
     widths = [inputs] + [width] * layers
     hidden = [
         module
         for a, b in pairwise(widths)
-        for module in (nn.Linear(a, b), nn.RMSNorm(b, eps=1e-5), nn.SiLU())
+        for module in (nn.Linear(a, b), nn.LayerNorm(b), nn.SiLU())
     ]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], outputs))
 
@@ -112,7 +112,7 @@ class Transition(nn.Module):
         self.action = nn.Linear(action, width)
         self.exchange = None
         if tokens > 1:
-            self.norm = nn.RMSNorm(width, eps=1e-5)
+            self.norm = nn.LayerNorm(width)
             heads = math.gcd(4, width)
             self.exchange = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
         self.net = mlp(width, 2 * width, math.prod(latents))

@@ -22,6 +22,16 @@ def unimix(logits: Float[Tensor, "*n C"], share: float = UNIMIX) -> Float[Tensor
     return torch.logaddexp(log_probs + math.log1p(-share), torch.full_like(log_probs, uniform))
 
 
+def unmixed(log_probs: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
+    """What `unimix` mixed: log-probabilities without the uniform share, tiny where none is left.
+
+    The share is there for gradients. Dreamed frame after frame, it would put a class at random into
+    one of a few frames, and long dreams would leave what can be.
+    """
+    share = UNIMIX / log_probs.shape[-1]
+    return ((log_probs.exp() - share) / (1 - UNIMIX)).clamp(min=1e-30).log()
+
+
 def sample(log_probs: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
     """A one-hot sample whose gradient is that of the probabilities (straight-through)."""
     probs = log_probs.exp()

@@ -1,4 +1,4 @@
-"""The three operations of a layer: block-wise scan, frame-local attention, MLP.
+"""The operations of a backbone: block-wise scan, frame-local attention, MLP; clock and GRU.
 
 Every operation is one call for any number of frames: `op(x, carry, is_first, every)` gives the
 output, the carry after the last frame, and, where `every` is set, the carries after each `every`
@@ -16,10 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from worldmodel.attention import local_attention
-from worldmodel.ssd import ssd
-from worldmodel.types import AttendCarry, ScanCarry
-
-CHUNK_TOKENS = 64  # the scan's chunks hold as many whole frames as fit into this many tokens
+from worldmodel.kernel import choose, scan
+from worldmodel.types import AttendCarry, ClockCarry, GruCarry, ScanCarry
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,14 @@ class Scan(Operation):
     from the first update on.
     """
 
+    body = "auto"  # which code computes it, one of kernel.BODIES; `use_scan` sets it
+
     def __init__(self, sizes: Sizes, block: tuple[int, int], conv: int = 4) -> None:
         super().__init__()
         self.grid, self.block = sizes.grid, block
         inner = sizes.expand * sizes.width
         self.heads, self.channels, self.state = inner // sizes.head, sizes.head, sizes.state
+        self.chunk = max(32, 2 * sizes.head)  # tokens; the fastest, as measured on CPUs
         mixed = inner + 2 * sizes.state
         self.split = [inner, mixed, self.heads]
         self.in_proj = nn.Linear(sizes.width, sum(self.split), bias=False)
@@ -154,8 +155,12 @@ class Scan(Operation):
         mixed, tails = self._convolve(mixed, carry.tail, reset)
         heads, B, C = mixed.split([self.split[0], self.state, self.state], -1)
         heads = rearrange(heads, "b l (h p) -> b l h p", p=self.channels)
-        stride = _chunk_frames(frames, every, tokens)
-        y, states = ssd(
+        body = choose(self.body, x.device)
+        # The kernel cuts its chunks itself: ours are only where its states are wanted.
+        most = max(1, self.chunk // tokens) if body == "torch" else frames
+        stride = _chunk_frames(frames, every, most)
+        y, states = scan(
+            body,
             heads,
             F.softplus(dt + self.dt_bias),
             -torch.exp(self.A_log),
@@ -206,17 +211,15 @@ class Scan(Operation):
     def _convolve(self, x, tail, reset):
         """Causal depthwise convolution that crosses no reset, and the tails after n tokens."""
         width, length = self.conv1d.kernel_size[0], x.shape[1]
-        x = torch.cat([tail, x], 1)
+        x = torch.cat([tail.to(x.dtype), x], 1)
         segment = F.pad(reset.cumsum(1), (width - 1, 0))
-        taps = (
-            x[:, i : i + length]
-            * (segment[:, i : i + length] == segment[:, width - 1 :])[..., None]
-            * self.conv1d.weight[:, 0, i]
-            for i in range(width)
-        )
-        bias = self.conv1d.bias
-        assert bias is not None
-        y = sum(taps, start=bias)
+        y = self.conv1d(x.mT).mT
+        row, at = (segment[:, :length] != segment[:, width - 1 :]).nonzero(as_tuple=True)
+        if len(row):  # a reset lies inside the kernel: once more, without what was before it
+            row, taps = row[:, None], at[:, None] + torch.arange(width, device=x.device)
+            own = segment[row, taps] == segment[row, taps[:, -1:]]
+            again = self.conv1d((x[row, taps] * own[..., None]).mT)
+            y = y.index_put((row[:, 0], at), again[..., 0])
 
         def tails(start: int, step: int) -> Tensor:
             """The last inputs after `start`, `start + step`, … tokens, without other segments'."""
@@ -229,13 +232,70 @@ class Scan(Operation):
         return F.silu(y), tails
 
 
+def use_scan(model: nn.Module, body: str) -> None:
+    """Compute every scan of a model by this body, one of kernel.BODIES."""
+    for part in model.modules():
+        if isinstance(part, Scan):
+            part.body = body
+
+
+class Clock(Operation):
+    """Frames since the episode began, as sinusoids (Vaswani et al. 2017, section 3.5).
+
+    Attention alone does not know what came when; where no scan tells it, this does.
+    """
+
+    rates: Tensor
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        half = sizes.width // 2
+        rates = 10_000.0 ** (-torch.arange(half) / half)
+        self.register_buffer("rates", rates, persistent=False)
+
+    def initial(self, batch: int) -> ClockCarry:
+        """Nothing counted yet."""
+        return ClockCarry(torch.zeros(batch, dtype=torch.long, device=self.rates.device))
+
+    def forward(self, x, carry, is_first, every=None):
+        time = torch.arange(x.shape[1], device=x.device)
+        began = torch.where(is_first, time, -carry.frames[:, None]).cummax(1).values
+        phase = (time - began)[..., None, None] * self.rates
+        y = torch.cat([phase.sin(), phase.cos()], -1).to(x.dtype).expand_as(x)
+        counts = time - began + 1
+        snapshots = ClockCarry(counts[:, every - 1 :: every]) if every else None
+        return y, ClockCarry(counts[:, -1]), snapshots
+
+
+class Gru(Operation):
+    """A gated recurrent unit at every token's place, one frame after the other."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.tokens = sizes.tokens
+        self.cell = nn.GRUCell(sizes.width, sizes.width)
+
+    def initial(self, batch: int) -> GruCarry:
+        """States of zero."""
+        weight = self.cell.weight_hh
+        return GruCarry(weight.new_zeros(batch, self.tokens, weight.shape[1]))
+
+    def forward(self, x, carry, is_first, every=None):
+        state, states = carry.state, []
+        keep = (~is_first)[..., None, None].to(x.dtype)
+        for frame, kept in zip(x.unbind(1), keep.unbind(1), strict=True):
+            state = self.cell(frame.flatten(0, 1), (state * kept).flatten(0, 1)).view_as(frame)
+            states.append(state)
+        y = torch.stack(states, 1)
+        return y, GruCarry(state), GruCarry(y[:, every - 1 :: every]) if every else None
+
+
 def _split_blocks(a: Float[Tensor, "Bn c ..."], batch: int) -> Float[Tensor, "B c n ..."]:
     return a.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def _chunk_frames(frames: int, every: int | None, tokens: int) -> int:
+def _chunk_frames(frames: int, every: int | None, most: int) -> int:
     """Frames of a scan's chunk: as many as fit, and such that chunks end at each `every` frames."""
-    most = max(1, CHUNK_TOKENS // tokens)
     if every is None:
         return min(frames, most)
     return next(n for n in range(min(every, most), 0, -1) if every % n == 0)

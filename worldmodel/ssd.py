@@ -3,7 +3,10 @@
 Unusual: the states at every chunk's end are returned, not only the last one, because imagination
 starts from them; and resets are exact. A reset splits a sequence into segments, and what belongs
 to different segments is masked *before* any exponential is taken, so that no gradient is ever NaN.
+All is computed in float32, autocast or not.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +31,16 @@ def ssd(
     A < 0 the decay rate of each head, `state` what flows in, `reset` the tokens before which the
     state is cleared. L need not be a multiple of `chunk`: the last chunk may be shorter.
     """
-    length = x.shape[1]
     x, dt, A, B, C, state = (a.float() for a in (x, dt, A, B, C, state))
-    if length == 1:
-        return _step(x, dt, A, B, C, state, reset)
-    chunk = min(chunk, length)
+    with torch.autocast(x.device.type, enabled=False):
+        if x.shape[1] == 1:
+            return _step(x, dt, A, B, C, state, reset)
+        return _chunked(x, dt, A, B, C, state, reset, min(chunk, x.shape[1]))
+
+
+def _chunked(x, dt, A, B, C, state, reset, chunk: int):
+    """The four steps of the listing, for all chunks at once."""
+    length = x.shape[1]
     segment = reset.cumsum(1)
     if padding := -length % chunk:
         # A padded token has dt = 0: it neither decays the state nor writes to it.
@@ -43,11 +51,10 @@ def ssd(
     visible = _visible(segment)
     # Sums begin anew at a reset: rounding cannot carry what was before it across.
     log_decay = visible.float() @ (dt * A)
-    between = _decay_between(log_decay, visible)
     x = x * dt[..., None]
-    within = _within_chunks(x, between, B, C)
-    states = _chunk_states(x, between, B)
-    before, after = _across_chunks(states, log_decay, segment, state)
+    within = _within_chunks(x, log_decay, visible, B, C)
+    states = chunk_states(x, _decay_to_end(log_decay, visible), B)
+    before, after = across_chunks(states, log_decay[:, :, -1], segment, state)
     y = within + _from_carried(before, log_decay, C, segment)
     return rearrange(y, "b c l h p -> b (c l) h p")[:, :length], after
 
@@ -71,46 +78,74 @@ def _visible(segment: Int[Tensor, "B c l"]) -> Bool[Tensor, "B c l l"]:
     return causal & (segment[..., :, None] == segment[..., None, :])
 
 
-def _decay_between(
-    log_decay: Float[Tensor, "B c l H"], visible: Bool[Tensor, "B c l l"]
-) -> Float[Tensor, "B c H l l"]:
-    """Decay from each token (columns) to each later one (rows) of its segment; 0 elsewhere."""
-    exponent = rearrange(log_decay, "b c l h -> b c h l")
-    exponent = exponent[..., :, None] - exponent[..., None, :]
-    return exponent.masked_fill(~visible[:, :, None], -torch.inf).exp()
+class _Decayed(torch.autograd.Function):
+    """Scores of token pairs, times the decay from the earlier to the later one; 0 if not visible.
+
+    By hand, because these are by far the largest arrays of a scan: autograd goes over them twice
+    as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Float[Tensor, "B c 1 l l"],
+        log_decay: Float[Tensor, "B c H l"],
+        visible: Bool[Tensor, "B c 1 l l"],
+    ) -> Float[Tensor, "B c H l l"]:
+        between = log_decay[..., :, None] - log_decay[..., None, :]
+        between.masked_fill_(~visible, -torch.inf).exp_()
+        ctx.save_for_backward(scores, between)
+        return scores * between
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        scores, between = ctx.saved_tensors
+        gradient = gradients[0] * between
+        of_scores = gradient.sum(2, keepdim=True)
+        gradient *= scores
+        return of_scores, gradient.sum(-1) - gradient.sum(-2), None
 
 
 def _within_chunks(
     x: Float[Tensor, "B c l H P"],
-    between: Float[Tensor, "B c H l l"],
+    log_decay: Float[Tensor, "B c l H"],
+    visible: Bool[Tensor, "B c l l"],
     B: Float[Tensor, "B c l N"],
     C: Float[Tensor, "B c l N"],
 ) -> Float[Tensor, "B c l H P"]:
     """Step 1: what tokens of a chunk say to later tokens of the same chunk and segment."""
-    scores = (C @ B.mT)[:, :, None] * between
-    return (scores @ x.transpose(2, 3).contiguous()).transpose(2, 3)
+    scores = (C @ B.mT)[:, :, None]
+    decayed: Tensor = _Decayed.apply(scores, log_decay.mT, visible[:, :, None])  # pyright: ignore
+    return (decayed @ x.transpose(2, 3).contiguous()).transpose(2, 3)
 
 
-def _chunk_states(
+def _decay_to_end(
+    log_decay: Float[Tensor, "B c l H"], visible: Bool[Tensor, "B c l l"]
+) -> Float[Tensor, "B c l H"]:
+    """Decay from each token to the last one of its chunk; 0 from another segment."""
+    exponent = log_decay[:, :, -1:] - log_decay
+    return exponent.masked_fill(~visible[:, :, -1, :, None], -torch.inf).exp()
+
+
+def chunk_states(
     x: Float[Tensor, "B c l H P"],
-    between: Float[Tensor, "B c H l l"],
+    to_end: Float[Tensor, "B c l H"],
     B: Float[Tensor, "B c l N"],
 ) -> Float[Tensor, "B c H P N"]:
     """Step 2: what a chunk leaves behind at its end, were it to start from nothing."""
-    to_end = between[..., -1, :].mT[..., None]
-    states = (x * to_end).flatten(3).mT @ B
+    states = (x * to_end[..., None]).flatten(3).mT @ B
     return states.unflatten(2, x.shape[3:])
 
 
-def _across_chunks(
+def across_chunks(
     states: Float[Tensor, "B c H P N"],
-    log_decay: Float[Tensor, "B c l H"],
+    log_decay: Float[Tensor, "B c H"],
     segment: Int[Tensor, "B c l"],
     state: Float[Tensor, "B H P N"],
 ) -> tuple[Float[Tensor, "B c H P N"], Float[Tensor, "B c H P N"]]:
-    """Step 3: the state before and after each chunk."""
+    """Step 3: the state before and after each chunk; `log_decay` is that of whole chunks."""
     unbroken = segment[:, :, -1] == F.pad(segment[:, :-1, -1], (1, 0))
-    decay = (log_decay[:, :, -1].exp() * unbroken[..., None])[..., None, None]
+    decay = (log_decay.exp() * unbroken[..., None])[..., None, None]
     carried = [state]
     for c in range(states.shape[1]):
         carried.append(carried[-1] * decay[:, c] + states[:, c])

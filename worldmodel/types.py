@@ -14,7 +14,7 @@ nothing mutates it, and `tree_map` is all that is needed to index, detach, stack
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -43,10 +43,22 @@ class AttendCarry(NamedTuple):
     valid: Bool[Tensor, "*batch past"]
 
 
+class ClockCarry(NamedTuple):
+    """Frames seen since the episode began."""
+
+    frames: Int[Tensor, "*batch"]
+
+
+class GruCarry(NamedTuple):
+    """What a gated recurrent unit keeps."""
+
+    state: Float[Tensor, "*batch S D"]
+
+
 class Carry(NamedTuple):
     """All that the model knows after a record: a carry for each operation, and its features."""
 
-    backbone: tuple[ScanCarry | AttendCarry, ...]
+    backbone: tuple[Any, ...]
     features: Float[Tensor, "*batch S D"]
 
 

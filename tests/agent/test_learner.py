@@ -9,6 +9,7 @@ from gymnasium import spaces
 from agent.actor_critic import BehaviourConfig
 from agent.agent import Agent
 from agent.learner import Learner, NonFiniteError, OptimiserConfig
+from worldmodel.long_context import LongContextConfig
 from worldmodel.model import ModelConfig
 from worldmodel.types import Records, tree_leaves
 
@@ -19,7 +20,8 @@ ROWS, FRAMES = 3, 8
 @pytest.fixture
 def learner() -> Learner:
     agent = Agent(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), SMALL)
-    return Learner(agent, BehaviourConfig(horizon=3, starts=4), OptimiserConfig(), ROWS)
+    behaviour = BehaviourConfig(horizon=3, starts=4)
+    return Learner(agent, behaviour, OptimiserConfig(), LongContextConfig(), ROWS)
 
 
 def records(reward: float = 0.0) -> Records:
@@ -59,7 +61,8 @@ def test_an_update_changes_all_parts_and_keeps_the_carry(learner: Learner) -> No
 def test_a_row_that_jumped_starts_from_nothing(learner: Learner) -> None:
     """Fails where memory of one place leaks into another, or is lost where the row goes on."""
     learner.update(records(), torch.zeros(ROWS, dtype=torch.bool))
-    incoming = learner._incoming(torch.tensor([True, False, True]))
+    incoming, past = learner._incoming(torch.tensor([True, False, True]))
+    assert torch.equal((past.key > -torch.inf).any(1), torch.tensor([True, False, True]))
     pairs = zip(tree_leaves(incoming), tree_leaves(learner.carry), strict=True)
     for now, carried in pairs:
         assert not now[1].any()

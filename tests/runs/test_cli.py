@@ -101,6 +101,8 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("train debug --env-kwargs lenth=5", "does not know 'lenth'; its arguments: "),
         ("train debug --env-kwargs length", "not of the form name=value"),
         ("train debug --device abacus", "'abacus' cannot be used here"),
+        ("train debug --scan mamba", "scan = 'mamba' must be one of auto, torch, mamba-ssm"),
+        ("train debug --scan mamba-ssm --device cpu", "needs a CUDA device, and the device is cpu"),
         ("train --env CartPole-v9", "unknown env id 'CartPole-v9'; nearest ids: CartPole-v"),
         ("train --env CartPole-v1 --wrappers nonsense", "not of the form 'module:Class'"),
     ],
@@ -172,7 +174,7 @@ def test_a_run_is_what_was_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked = ["--env-kwargs", "length=3", "spare=2", "--replay.batch", "4", "--seed", "7"]
-    assert main(["train", "debug", *QUICK, *asked]) == 0
+    assert main(["train", "debug", *QUICK, *asked, "--device", "cpu"]) == 0
     (run,) = (tmp_path / "outputs").iterdir()
     assert run.name.startswith("debug-20")
     assert run.name.endswith("-s7")
@@ -185,7 +187,8 @@ def test_a_run_is_what_was_asked_for(
     )
     said = capsys.readouterr().out
     assert "Replay: up to 8,000 records, 0." in said
-    assert "scan: torch" in said
+    assert "scan: torch (chosen automatically)" in said
+    assert json.loads((run / "config.json").read_text())["scan"] == "torch"
     assert "steps 61/60" in said or "steps 60/60" in said
     lines = zip(("evaluate ", "--logdir ", "--resume "), said.splitlines()[-3:], strict=True)
     assert all(command in line for command, line in lines)

@@ -52,6 +52,21 @@ def test_report_fits_one_screen_and_names_everything() -> None:
     assert len(text.splitlines()) <= 30
 
 
+@pytest.mark.parametrize(
+    ("cuda", "error", "said"),
+    [
+        (False, "", "torch, chosen automatically: mamba-ssm needs a CUDA device"),
+        (True, "ImportError: gone", "cannot be imported (ImportError: gone)"),
+        (True, "", "mamba-ssm, chosen automatically"),
+    ],
+)
+def test_the_scan_comes_with_its_reason(
+    cuda: bool, error: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert said in doctor.scan(doctor.Probe("mamba_ssm", not error, error))
+
+
 def test_brackets_of_extras_are_not_read_as_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "probe", lambda module: doctor.Probe(module, False, "gone"))
     monkeypatch.setattr(doctor, "installed", lambda distribution: None)

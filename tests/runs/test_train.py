@@ -15,7 +15,8 @@ from agent.learner import NonFiniteError
 from envs.tmaze import TMaze
 from runs import checkpoint
 from runs.config import Config
-from runs.train import CrashError, Trainer, to_records
+from runs.train import CrashError, Trainer, pick_scan, to_records
+from worldmodel.layers import Scan
 
 Quick = Callable[..., Config]
 
@@ -181,8 +182,8 @@ def poison_batch(trainer: Trainer) -> None:
     """Makes the next batch from replay hold a reward that is not a number."""
     sample = trainer.replay.sample
 
-    def poisoned() -> tuple[dict[str, np.ndarray], np.ndarray]:
-        batch, continues = sample()
+    def poisoned(context: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        batch, continues = sample(context)
         batch["reward"][0, 3] = np.nan
         return batch, continues
 
@@ -236,3 +237,24 @@ def test_an_observation_that_is_not_finite_is_blamed_on_its_environment(
     assert np.isnan(load_file(tmp_path / "crash" / "batch.safetensors")["observation/observation"])[
         0
     ].all()
+
+
+def test_the_scan_is_delivered_to_the_model(quick: Quick, tmp_path: Path) -> None:
+    """Fails where a setting that is announced does not reach the scans."""
+    for name, folder in (("auto", "a"), ("torch", "b")):
+        trainer = Trainer(quick(scan=name, device="cpu"), tmp_path / folder)
+        trainer.close()
+        scans = [part for part in trainer.agent.modules() if isinstance(part, Scan)]
+        assert trainer.scan == "torch"
+        assert {part.body for part in scans} == {"torch"}
+
+
+def test_a_scan_that_cannot_run_is_refused_with_cause_and_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worldmodel.kernel._import_error", lambda: "OSError: libcudart is gone")
+    with pytest.raises(ValueError, match=r"OSError: libcudart is gone\. Leave it at scan = auto"):
+        pick_scan("mamba-ssm", torch.device("cuda"))
+    assert pick_scan("auto", torch.device("cuda")) == "torch"
+    with pytest.raises(ValueError, match=r"the device is cpu\. .*pip install"):
+        pick_scan("mamba-ssm", torch.device("cpu"))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.backbone import Backbone, parse_operation
+from worldmodel.backbone import Backbone
 from worldmodel.layers import Sizes
+from worldmodel.pattern import PATTERNS, read_pattern
 from worldmodel.types import tree_leaves, tree_map, tree_unflatten
 
 ROWS, FRAMES = 3, 23
@@ -25,6 +26,9 @@ CASES = [
     (GRID, ("scan",)),
     (GRID, ("attend:3",)),
     (GRID, ("scan", "attend:6", "mlp", "scan:1x2", "attend:2", "scan:2x2", "scan:1x1")),
+    (GRID, ("clock",)),
+    (GRID, ("attend:200",)),
+    *((grid, (name,)) for name in PATTERNS for grid in (ONE, GRID)),
 ]
 WINDOWS = {"one by one": [1] * 23, "short": [2, 1] * 7 + [2], "long": [9, 14], "odd": [7, 1, 12, 3]}
 
@@ -160,7 +164,9 @@ def test_reset_forgets_exactly(grid, pattern) -> None:
         assert not gradient.any()
 
 
-@pytest.mark.parametrize(("grid", "pattern"), [c for c in CASES if c[1] != ("attend:1", "mlp")])
+@pytest.mark.parametrize(
+    ("grid", "pattern"), [c for c in CASES if c[1] not in (("attend:1", "mlp"), ("clock",))]
+)
 def test_without_reset_the_past_is_felt(grid, pattern) -> None:
     """Fails where the test above would pass on a network without memory (negative control)."""
     past, *carried = past_gradients(make(grid, pattern), grid, reset=False)
@@ -171,7 +177,7 @@ def test_without_reset_the_past_is_felt(grid, pattern) -> None:
 
 
 @cases
-def test_reset_hides_every_value_of_the_past(grid, pattern) -> None:
+def test_reset_hides_every_value_of_the_past(grid, pattern, agree) -> None:
     """Fails where the numbers after a reset still depend on what was carried in."""
     backbone = make(grid, pattern)
     x, carry, is_first = stream(backbone, grid, 6)
@@ -182,7 +188,7 @@ def test_reset_hides_every_value_of_the_past(grid, pattern) -> None:
         b, _, _ = backbone(x, huge, is_first)
         fresh, after_fresh, _ = backbone(x, backbone.initial(ROWS), is_first)
     assert torch.equal(a, b)
-    assert torch.equal(a, fresh)
+    agree(a, fresh, 1e-6)  # an empty cache is left out of the sums, a forgotten one is not
     states = zip(tree_leaves(after_a), tree_leaves(after_fresh), strict=True)
     assert all(torch.equal(p, q) for p, q in states if p.dtype == torch.bool)
 
@@ -236,7 +242,7 @@ def test_rows_of_a_carry_can_be_picked(agree) -> None:
 def test_unknown_words_are_refused(word: str) -> None:
     """Fails where a typo in a pattern passes, or the error does not say what is valid."""
     with pytest.raises(ValueError, match=r"model\.layers") as error:
-        parse_operation(word, Sizes(GRID, 8, 4, 4))
+        read_pattern((word,), GRID)
     for hint in (repr(word), "scan:HxW", "attend:K", "mlp"):
         assert hint in str(error.value)
 
@@ -245,7 +251,7 @@ def test_unknown_words_are_refused(word: str) -> None:
 def test_blocks_that_do_not_tile_are_refused(block: str) -> None:
     """Fails where a block that does not fit the grid passes, or the error offers no valid one."""
     with pytest.raises(ValueError, match=r"model\.layers") as error:
-        parse_operation(f"scan:{block}", Sizes(GRID, 8, 4, 4))
+        read_pattern((f"scan:{block}",), GRID)
     for hint in (f"'scan:{block}'", "2 x 4", "[1, 2]", "[1, 2, 4]"):
         assert hint in str(error.value)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.recall import Recalls, pick_recalls
+from worldmodel.recall import Past, Recalls, empty_past, keep, pick_recalls
 
 FRAMES = 64
 
@@ -17,19 +17,23 @@ def episodes(*starts: int) -> Tensor:
     return is_first
 
 
+def no_past(rows: int = 1, places: int = 0) -> Past:
+    return empty_past(torch.zeros(rows, places, 1, 1, 2))
+
+
 def picks(surprise: Tensor, is_first: Tensor, number: int = 4000) -> Recalls:
-    return pick_recalls(surprise, is_first, number)
+    return pick_recalls(surprise, is_first, no_past(len(surprise)), number)
 
 
 @pytest.mark.parametrize("starts", [(), (0,), (0, 20, 21, 63), (5, 40), tuple(range(FRAMES))])
 def test_pairs_lie_inside_one_episode(starts: tuple[int, ...]) -> None:
     """Fails where a frame of another episode, or of the future, is asked for."""
     is_first = episodes(*starts)
-    past, later, exists = (a[0] for a in picks(torch.rand(1, FRAMES), is_first))
+    past, later, gap, exists = (a[0] for a in picks(torch.rand(1, FRAMES), is_first))
     episode = is_first.cumsum(1)[0]
     assert ((past >= 0) & (later < FRAMES)).all()
-    assert torch.equal(episode[past], episode[later])
-    assert torch.equal(later > past, exists)
+    assert torch.equal(episode[past[exists]], episode[later[exists]])
+    assert torch.equal(past[exists] + gap[exists], later[exists])
     is_last = torch.cat([is_first[0, 1:], torch.tensor([True])])
     assert torch.equal(exists, ~is_last[past])
 
@@ -38,8 +42,8 @@ def test_gaps_are_log_uniform() -> None:
     """Fails where long gaps are rare: each doubling of the gap must come equally often."""
     surprise = torch.zeros(1, FRAMES)
     surprise[0, 0] = 1e6  # all picks are frame 0, so that gaps reach from 1 to 63
-    past, later, _ = picks(surprise, episodes(), 20_000)
-    gap = (later - past)[past == 0]
+    past, _, gap, _ = picks(surprise, episodes(), 20_000)
+    gap = gap[past == 0]
     octaves = torch.bincount(gap.float().log2().floor().long(), minlength=6) / len(gap)
     assert len(gap) > 19_000
     assert int(gap.min()) == 1
@@ -54,10 +58,9 @@ def test_first_frames_are_picked_most() -> None:
     surprise = torch.rand(1, FRAMES)
     surprise[0, 17] = 5.0
     past = picks(surprise, episodes(0, 30)).past[0]
-    counts = torch.bincount(past, minlength=FRAMES)
-    fully = counts[[0, 17, 30]].float()
-    assert fully.min() > counts[torch.arange(FRAMES) % 17 != 0].sort().values[-2]
-    assert (fully / fully.mean()).sub(1).abs().max() < 0.2
+    shares = torch.bincount(past, minlength=FRAMES) / len(past)
+    torch.testing.assert_close(shares[[0, 30]], torch.full((2,), 1 / 3), rtol=0, atol=0.03)
+    assert shares[17] > shares[[i for i in range(FRAMES) if i not in (0, 17, 30)]].max()
 
 
 def test_frames_are_picked_by_surprise() -> None:
@@ -71,12 +74,64 @@ def test_frames_are_picked_by_surprise() -> None:
 
 def test_nothing_surprising_is_no_error() -> None:
     """Fails where a perfect model (no divergence, no first frame) makes the sampler divide by 0."""
-    past, later, _ = picks(torch.zeros(2, FRAMES), torch.zeros(2, FRAMES, dtype=torch.bool))
+    past, later, _, _ = picks(torch.zeros(2, FRAMES), torch.zeros(2, FRAMES, dtype=torch.bool))
     assert past.shape == later.shape == (2, 4000)
 
 
 def test_one_frame_has_nothing_to_recall() -> None:
     """Fails where a window of one frame crashes or invents a pair."""
-    found = pick_recalls(torch.ones(3, 1), torch.ones(3, 1, dtype=torch.bool), 5)
+    found = pick_recalls(torch.ones(3, 1), torch.ones(3, 1, dtype=torch.bool), no_past(3), 5)
     assert not found.exists.any()
     assert not found.later.any()
+
+
+def stream(frames: int, *starts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents that tell the time, surprise, and where episodes begin."""
+    latents = torch.arange(frames, dtype=torch.float).view(1, -1, 1, 1, 1).expand(1, -1, 1, 1, 2)
+    is_first = torch.zeros(1, frames, dtype=torch.bool)
+    is_first[0, list(starts)] = True
+    return latents, torch.rand(1, frames), is_first
+
+
+def test_kept_frames_are_those_of_the_running_episode() -> None:
+    """Fails where a frame of an episode that is over is kept, its start is dropped, or an age is
+    wrong: latents tell when each frame was."""
+    past = no_past(places=8)
+    latents, surprise, is_first = stream(3 * FRAMES, 5, 100)
+    for i in range(3):
+        part = slice(i * FRAMES, (i + 1) * FRAMES)
+        past = keep(past, latents[:, part], surprise[:, part], is_first[:, part])
+        now, start = (i + 1) * FRAMES, 5 if i == 0 else 100
+        when = past.latents[0, :, 0, 0, 0].long()
+        assert torch.equal(now - past.age[0], when)
+        assert start in when
+        assert (when >= start).all()
+        assert len(set(when.tolist())) == 8
+    assert (past.key > -torch.inf).all()
+
+
+def test_frames_are_kept_by_surprise() -> None:
+    """Fails where a stream's surprising frames are not kept likelier than the others."""
+    surprise = torch.ones(1, FRAMES).index_fill(1, torch.tensor([20]), 30.0)
+    latents, _, is_first = stream(FRAMES)
+    times = [
+        keep(no_past(places=6), latents, surprise, is_first).latents[0, :, 0, 0, 0].tolist()
+        for _ in range(300)
+    ]
+    assert sum(20 in found for found in times) > 250
+    assert 5 < sum(40 in found for found in times) < 80
+
+
+def test_kept_frames_are_recalled_at_their_own_gap() -> None:
+    """Fails where what lies before the window is recalled at a wrong gap, or after a reset."""
+    latents, surprise, is_first = stream(FRAMES, 0)
+    past = keep(no_past(places=4), latents, surprise, is_first)
+    after = episodes(10)
+    index, later, gap, exists = (a[0] for a in pick_recalls(surprise, after, past, 2000))
+    kept = (index < 4) & exists
+    assert 0.4 < (index < 4).float().mean().item() < 0.6
+    assert torch.equal(gap[kept], past.age[0][index[kept]] + later[kept])
+    assert later[kept].max() < 10
+    assert (later[kept] >= 0).all()
+    none = pick_recalls(surprise, episodes(0), past, 500)
+    assert not none.exists[none.past < 4].any()

@@ -5,17 +5,16 @@ went on there. Rollouts are made without gradients; actor and critic are run aga
 features, so memory grows by one frame of features a step, whatever the length of the past.
 """
 
-from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodel.dream import Policy, dream
 from worldmodel.model import WorldModel
 from worldmodel.types import Carry
-
-Policy = Callable[[Tensor], Tensor]
 
 
 class Imagination(NamedTuple):
@@ -39,14 +38,12 @@ def imagine(
 
     `policy` takes features (N, S, D) and gives encoded actions (N, A).
     """
-    carry, zero = start, torch.zeros_like(goes_on)
-    features, actions, rewards, continuations = [start.features], [], [zero], [goes_on]
-    for _ in range(horizon):
-        actions.append(policy(carry.features))
-        # Boxes end at ±1 in reality, so they do in the dream; the policy's own sample is kept.
-        imagined, carry = model.imagine_step(carry, actions[-1].clamp(-1, 1))
-        features.append(imagined.features)
-        rewards.append(imagined.reward)
-        continuations.append(imagined.continuation)
+    features, rewards, continuations = [start.features], [torch.zeros_like(goes_on)], [goes_on]
+    actions = []
+    for dreamed in islice(dream(model, start, policy), horizon):
+        actions.append(dreamed.action)
+        features.append(dreamed.carry.features)
+        rewards.append(dreamed.reward)
+        continuations.append(dreamed.continuation)
     parts = (features, actions, rewards, continuations)
     return Imagination(*(torch.stack(part, 1) for part in parts))

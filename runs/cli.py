@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("train", "evaluate", "recipes", "doctor")
+COMMANDS = ("train", "evaluate", "bench", "recipes", "doctor")
 
 USAGE = """\
 usage: clew COMMAND [OPTIONS]
@@ -20,6 +20,7 @@ Train agents that find their way by remembering.
   clew train --env ID           train in any Gymnasium environment, with the default settings
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             play new episodes, with memory and with memory off
+  clew bench context            what a long context costs here, all backbones side by side
   clew recipes                  list the recipes
   clew doctor                   what this machine offers
   clew --version

@@ -1,6 +1,8 @@
 """The commands of `clew`, with their arguments; settings and their help come from the config."""
 
+import difflib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +15,11 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from runs import doctor as doctor_module
 from runs import folder, session
+from runs.bench import context
 from runs.config import Config
 from runs.evaluate import EPISODES, MAX_STEPS, evaluate_run, show
 from runs.recipes import RECIPES, find_recipe
+from worldmodel.pattern import PATTERNS
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,28 @@ class EvaluateArguments:
 
 
 @dataclass(frozen=True)
+class BenchContextArguments:
+    """Measure what a long context costs on this machine, all backbones side by side."""
+
+    out: Annotated[
+        str, arg(metavar="DIR", help_behavior_hint="(default: outputs/bench-context-DATE)")
+    ] = ""
+    """Where the results go: context.json and context.png."""
+    json: bool = False
+    """Print the results as JSON; everything else goes to stderr."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+    patterns: tuple[str, ...] = tuple(PATTERNS)
+    """Backbones to compare; lssvwm, the default one, is measured in any case."""
+    quick: bool = False
+    """Tiny sizes, only to see that everything runs."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ValueError(f"threads = {self.threads} must not be negative.")
+
+
+@dataclass(frozen=True)
 class RecipesArguments:
     """List the recipes."""
 
@@ -95,6 +121,42 @@ def evaluate(arguments: list[str]) -> int:
     show(report)
     Console().print(f"Written to {asked.run / 'evaluation' / 'evaluation.json'}", soft_wrap=True)
     return 0
+
+
+def bench(arguments: list[str]) -> int:
+    """`clew bench`: one of BENCHES."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = (f"  clew bench {name:10} {about}" for name, (_, about) in BENCHES.items())
+        print("usage: clew bench BENCHMARK [OPTIONS]", "", *lines, sep="\n")
+        return 0 if arguments else 2
+    if arguments[0] not in BENCHES:
+        near = difflib.get_close_matches(arguments[0], BENCHES, cutoff=0.4) or list(BENCHES)
+        raise folder.RefusalError(
+            f"There is no benchmark {arguments[0]!r}. Nearest: {', '.join(near)}."
+        )
+    run, _ = BENCHES[arguments[0]]
+    return run(arguments[1:])
+
+
+def bench_context(arguments: list[str]) -> int:
+    """`clew bench context`."""
+    asked = _parse(BenchContextArguments, "bench context", arguments)
+    out = Path(asked.out) if asked.out else context.default_folder()
+    with folder.refusing():
+        scale = context.scale(asked.patterns, asked.quick)
+        context.check_free(out)
+    console = Console(stderr=asked.json)
+    report = context.bench(scale, out, console, asked.threads)
+    context.show(report, console)
+    console.print(f"Written to {out / context.RESULT}", soft_wrap=True)
+    if asked.json:
+        print(json.dumps(report, indent=1))
+    return 0
+
+
+BENCHES: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "context": (bench_context, "what a long context costs: speed, memory, all backbones"),
+}
 
 
 def recipes(arguments: list[str]) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from worldmodel.latents import unimix
 
+SURE = 0.01  # nats; what a prediction without any doubt still counts
+
 
 def symlog(x: Tensor) -> Tensor:
     """sign(x) ln(1 + |x|) (DreamerV3, arXiv 2301.04104, eq. 9)."""
@@ -85,6 +87,18 @@ class TwoHot(nn.Module):
         middle = weighted.shape[-1] // 2
         pairs = weighted[..., :middle].flip(-1) + weighted[..., middle + 1 :]
         return weighted[..., middle] + pairs.sum(-1)
+
+    @torch.no_grad()
+    def doubt(self, logits: Float[Tensor, "*n bins"]) -> Float[Tensor, "*n"]:
+        """Weights that average 1, larger where the distribution is wide.
+
+        A reward that depends on a memory comes once in hundreds of frames whose rewards are plain.
+        Weighed so, it is not lost among them; and since a weight depends on the prediction alone,
+        not on the outcome, what is predicted in the end stays the same.
+        """
+        log_probs = logits.float().log_softmax(-1)
+        weight = SURE - (log_probs.exp() * log_probs).sum(-1)
+        return weight / weight.mean()
 
     def loss(
         self, logits: Float[Tensor, "*n bins"], target: Float[Tensor, "*n"]

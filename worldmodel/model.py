@@ -335,7 +335,7 @@ class WorldModel(nn.Module):
         continuation = self.continuation(pooled).squeeze(-1)
         return {
             "reconstruction": self.codec.loss(decoded, frames).view_as(records.reward),
-            "reward": self.two_hot.loss(self.reward(pooled), records.reward),
+            "reward": self._value_loss(self.reward(pooled), records.reward),
             "continuation": F.binary_cross_entropy_with_logits(
                 continuation, goes_on, reduction="none"
             ),
@@ -344,7 +344,11 @@ class WorldModel(nn.Module):
     def _foresight_loss(self, before, action, records: Records) -> Float[Tensor, "B T"]:
         """Reward of each record from the features before it and the action that led there."""
         logits = self.foresight(torch.cat([self.pool(before), action], -1))
-        return self.two_hot.loss(logits, records.reward) * ~records.is_first
+        return self._value_loss(logits, records.reward) * ~records.is_first
+
+    def _value_loss(self, logits, target) -> Float[Tensor, "B T"]:
+        """Two-hot, with most weight where the model is in doubt."""
+        return self.two_hot.loss(logits, target) * self.two_hot.doubt(logits)
 
     def _divergences(
         self,

@@ -1,0 +1,1 @@
+"""Benchmarks: what a long context costs, and how well it is remembered."""

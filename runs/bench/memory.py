@@ -1,0 +1,152 @@
+"""How well a world model remembers while it dreams: `clew bench memory RUN`.
+
+Tasks with a corridor show a cue and ask for it at the end. The model sees the first record, then
+crosses in imagination, its own frames being all it sees, and is given an answer at the end: is the
+reward that it predicts the one the environment would give? Unusual: the dream decides itself when
+the end is reached (`free`), since a model that is not told its position cannot know it for sure.
+Beside it: the same crossing cut after the true number of steps, where the real last frame is shown
+(`led`); and one in which all frames are real and only the answer's reward is imagined (`seen`).
+Each with memory and with memory off.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from agent.agent import Agent
+from envs.corridor import FORWARD, Corridor
+from envs.registry import make
+from runs.config import Config
+from runs.evaluate import evaluation_seed, mean_ci, rate_ci
+from worldmodel.types import Carry, tree_map
+
+LONGEST = 3  # a dream that has not reached its end after so many times the true length is wrong
+
+
+class Crossings(NamedTuple):
+    """Corridors side by side: the records of a walk straight through, and the right answers."""
+
+    observation: Float[Tensor, "n T ..."]
+    answer: Int[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the probe has to know of a task."""
+
+    length: int
+    answers: tuple[int, int]
+    end: int
+    """Channel of the observation that is set at the end."""
+
+
+def measure(agent: Agent, config: Config, crossings: int, seed: int = 0) -> dict[str, Any]:
+    """Share of right predictions in so many crossings, with memory and with memory off.
+
+    Raises:
+        ValueError: where the environment is none with a corridor.
+    """
+    task, walks = _walk(config, crossings, seed)
+    report: dict[str, Any] = {"env": config.env, "crossings": crossings, "seed": seed}
+    report["length"] = task.length
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, forget in (("memory", False), ("memory_off", True)):
+            probe = _Probe(agent, task, walks, forget)
+            report[name] = {"seen": probe.seen(), "led": probe.led(), "free": probe.free()}
+    return report
+
+
+def _walk(config: Config, crossings: int, seed: int) -> tuple[Task, Crossings]:
+    """Corridors of new episodes, walked through without a slip."""
+    env = make(config.env, config.env_kwargs, config.wrappers)
+    corridor = env.unwrapped
+    if not isinstance(corridor, Corridor):
+        raise ValueError(
+            f"{config.env} has no corridor to cross: memory is measured on clew/TMaze-v0 and "
+            "clew/Hallway-v0."
+        )
+    first = evaluation_seed(seed)
+    walks, answers = [], []
+    for i in range(crossings):
+        walk = [env.reset(seed=(first + i) % 2**32)[0]]
+        walk += [env.step(FORWARD)[0] for _ in range(corridor.length)]
+        walks.append(np.stack(walk))
+        answers.append(corridor.oracle())
+    task = Task(corridor.length, corridor.answers, corridor.end)
+    return task, Crossings(torch.from_numpy(np.stack(walks)), torch.tensor(answers))
+
+
+class _Probe:
+    """One model in all corridors at once."""
+
+    def __init__(self, agent: Agent, task: Task, walks: Crossings, forget: bool) -> None:
+        self.agent, self.model, self.task, self.forget = agent, agent.model, task, forget
+        self.walks, self.rows = walks, len(walks.answer)
+        self.name = self.model.codec.names[0]
+        self.forward = self._encode(torch.full((self.rows,), FORWARD))
+
+    def seen(self) -> dict[str, Any]:
+        """All frames are real; only what the answer earns is imagined."""
+        carry = self._observe(self.model.initial(self.rows), slice(None))
+        return rate_ci(self._right(carry).tolist())
+
+    def led(self) -> dict[str, Any]:
+        """The true number of steps is imagined, then the real last frame is shown."""
+        carry = self._observe(self.model.initial(self.rows), slice(0, 1))
+        for _ in range(self.task.length - 1):
+            _, carry = self._imagine(carry, self.forward)
+        return rate_ci(self._right(self._observe(carry, slice(-1, None))).tolist())
+
+    def free(self) -> dict[str, Any]:
+        """The dream goes on until it shows the end, each in its own time."""
+        carry = self._observe(self.model.initial(self.rows), slice(0, 1))
+        steps = torch.zeros(self.rows, dtype=torch.long)
+        arrived = torch.zeros(self.rows, dtype=torch.bool)
+        for _ in range(LONGEST * self.task.length):
+            imagined, after = self._imagine(carry, self.forward)
+            carry = tree_map(partial(_choose, arrived), carry, after)
+            steps += ~arrived
+            arrived |= self.model.decode(imagined.latents)[self.name][:, self.task.end] > 0.5
+            if arrived.all():
+                break
+        right = (self._right(carry) & arrived).tolist()
+        report = {**rate_ci(right), "arrived": float(arrived.float().mean())}
+        lengths = steps[arrived].double()
+        if len(lengths):
+            quantiles = lengths.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.double))
+            report["steps"] = {**mean_ci(lengths.tolist()), "quantiles": quantiles.tolist()}
+        return report
+
+    def _right(self, carry: Carry) -> Bool[Tensor, " n"]:
+        """Whether the predicted rewards of both answers say which one is right.
+
+        The answer tried is drawn at random; its reward is right on the same side of 1/2.
+        """
+        tried = torch.tensor(self.task.answers)[torch.randint(0, 2, (self.rows,))]
+        imagined, _ = self._imagine(carry, self._encode(tried))
+        return (imagined.reward > 0.5) == (tried == self.walks.answer)
+
+    def _imagine(self, carry: Carry, action: Tensor):
+        return self.model.imagine_step(carry, action, forget=self.forget)
+
+    def _observe(self, carry: Carry, frames: slice) -> Carry:
+        """Show these records of the walk; only the very first one begins an episode."""
+        part = self.walks.observation[:, frames]
+        first = torch.full(part.shape[:2], self.forget)
+        if frames.start in (None, 0):
+            first[:, 0] = True
+        action = torch.full(part.shape[:2], FORWARD)
+        return self.model.observe({self.name: part}, action, first, carry)[1]
+
+    def _encode(self, action: Tensor) -> Tensor:
+        return self.model.actions.encode(action)
+
+
+def _choose(rows: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), old, new)

@@ -1,0 +1,53 @@
+"""What is measured: the default model on images of 64 x 64, and one training step of it."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from worldmodel.model import ModelConfig, WorldModel, detach, records_at
+from worldmodel.types import Records
+
+IMAGES = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+ACTIONS = spaces.Discrete(6)
+RESETS = 1 / 200  # share of the records that begin an episode
+SUBJECT = "lssvwm"  # the pattern that figures are about
+RATE = 1e-4  # of Adam: random records teach nothing
+
+
+def build(pattern: str = SUBJECT) -> WorldModel:
+    """The default model with the backbone of a pattern."""
+    return WorldModel(IMAGES, ACTIONS, ModelConfig(layers=(pattern,)))
+
+
+def random_records(rows: int, frames: int, resets: float = RESETS) -> Records:
+    """Noise, in episodes of random length."""
+    shape = (rows, frames)
+    images = torch.randint(0, 256, (*shape, *IMAGES.shape), dtype=torch.uint8)
+    action = torch.randint(0, int(ACTIONS.n), shape)
+    is_first = torch.rand(shape) < resets
+    is_first[:, 0] = True
+    is_terminal = torch.zeros(shape, dtype=torch.bool)
+    return Records({"observation": images}, action, torch.randn(shape), is_first, is_terminal)
+
+
+class Training:
+    """A model and its optimiser. Gradients stop where a window ends, the state goes on."""
+
+    def __init__(self, pattern: str = SUBJECT) -> None:
+        self.model = build(pattern)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), RATE)
+
+    def step(self, records: Records, window: int) -> float:
+        """One optimiser step on a context, window by window; the loss."""
+        rows, frames = records.is_first.shape
+        carry, past = self.model.initial(rows), self.model.initial_past(rows)
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for start in range(0, frames, window):
+            learned = self.model.loss(records_at(records, start, start + window), carry, past)
+            loss = learned.total * window / frames
+            loss.backward()
+            total += float(loss.detach())
+            carry, past = detach(learned.carry), learned.past
+        self.optimiser.step()
+        return total

@@ -47,16 +47,26 @@ def evaluate_run(
         RefusalError: where the folder is not a run, its newest checkpoint is missing or damaged,
             or its environment is not there any more.
     """
-    # Making an agent draws weights, even if they are then loaded.
-    with folder.refusing(), torch.random.fork_rng([]):
-        config, _ = folder.read_config(run)
-        newest = folder.newest_checkpoint(run)
-        agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)
+    with folder.refusing():
+        agent, config = load_run(run, device)
     if config.threads:
         torch.set_num_threads(config.threads)
     report = evaluate_agent(agent, config, episodes, seed, max_steps)
     folder.write_json(run / "evaluation" / "evaluation.json", report)
     return report
+
+
+def load_run(run: Path, device: str) -> tuple[Agent, Config]:
+    """A run's newest agent, and its settings; torch's random state is left as it was.
+
+    Raises:
+        ValueError: where the folder is not a run, or its newest checkpoint is missing or damaged.
+    """
+    config, _ = folder.read_config(run)
+    newest = folder.newest_checkpoint(run)
+    with torch.random.fork_rng([]):  # making an agent draws weights, even if they are then loaded
+        agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)
+    return agent, config
 
 
 def evaluate_agent(

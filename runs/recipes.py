@@ -51,6 +51,7 @@ TMAZE = Recipe(
         steps=400_000,
         prefill=4_000,
         replay_ratio=8.0,
+        threads=1,  # two were no faster, and far slower beside any other work
         log_every=8_000,
         checkpoint_every=50_000,
         evaluation_episodes=200,

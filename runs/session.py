@@ -83,7 +83,7 @@ def _train(trainer: Trainer, recipe: str | None) -> int:
 def _evaluate(console: Console, trainer: Trainer) -> dict[str, Any] | None:
     """Evaluate the trained agent, as many episodes as the config asks for."""
     episodes = trainer.config.evaluation_episodes
-    if not episodes:
+    if not episodes or trainer.config.model_only:
         return None
     console.print(f"Evaluating {episodes} new episodes, with memory and with memory off.")
     try:
@@ -174,9 +174,11 @@ def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None)
     if report:
         show(report, console)
         console.print(verdict(report), soft_wrap=True)
+    model_only = trainer.config.model_only
+    measure = f"bench memory {run}" if model_only else f"evaluate {run} --episodes 500 --seed 1"
     lines = [
         f"The run lies in {trainer.folder}. Next:",
-        f"  {program('clew')} evaluate {run} --episodes 500 --seed 1",
+        f"  {program('clew')} {measure}",
         f"  {program('tensorboard')} --logdir {run}",
         f"  {program('clew')} train --resume {run} --steps {2 * trainer.config.steps}",
     ]

@@ -77,4 +77,5 @@ def frame_quality(
     truth, frames = (a.float().movedim(-1, 1) for a in (truth, frames))
     psnr = peak_signal_noise_ratio(frames, truth, data_range=scale, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(frames, truth, data_range=scale, reduction="none")
+    assert isinstance(ssim, Tensor)
     return {"psnr": psnr, "ssim": ssim}

@@ -62,9 +62,10 @@ def _chunked(x, dt, A, B, C, state, reset, chunk: int):
 def _step(x, dt, A, B, C, state, reset):
     """The recurrence itself, for a single token: what imagining a vector observation needs."""
     decay = (dt[:, 0] * A).exp() * ~reset
-    write = (x[:, 0] * dt[:, 0, :, None])[..., None] * B[:, :, None]
-    state = state * decay[..., None, None] + write
-    return (state * C[:, 0, None, None]).sum(-1)[:, None], state[:, None]
+    written = (x * dt[..., None]).flatten(1)[..., None]
+    kept = (state * decay[..., None, None]).flatten(1, 2)
+    after = torch.baddbmm(kept, written, B)
+    return (after @ C.mT).view_as(x), after.view_as(state)[:, None]
 
 
 def _pad_tokens(a: Tensor, padding: int) -> Tensor:

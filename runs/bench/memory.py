@@ -9,23 +9,52 @@ Beside it: the same crossing cut after the true number of steps, where the real 
 Each with memory and with memory off.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from agent.agent import Agent
 from envs.corridor import FORWARD, Corridor
 from envs.registry import make
+from runs import folder
 from runs.config import Config
-from runs.evaluate import evaluation_seed, mean_ci, rate_ci
+from runs.evaluate import evaluation_seed, load_run, mean_ci, rate_ci
 from worldmodel.types import Carry, tree_map
 
 LONGEST = 3  # a dream that has not reached its end after so many times the true length is wrong
+HELD = 2**16  # frames that are observed at a time
+WAYS = {
+    "seen": "all frames real, the answer's reward imagined",
+    "led": "crossed in imagination, the real end shown",
+    "free": "crossed in imagination, to the end it dreams",
+}
+
+
+def measure_run(
+    run: Path, crossings: int = 1000, seed: int = 0, env_kwargs: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Measure a run's newest model; the report, which is also evaluation/memory-LENGTH.json.
+
+    `env_kwargs` change the task, for example its length beyond that of training.
+
+    Raises:
+        RefusalError: where the folder is not a run, or its task has no corridor.
+    """
+    with folder.refusing():
+        agent, config = load_run(run, "cpu")
+        config = replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {}))
+        report = measure(agent, config, crossings, seed)
+    path = run / "evaluation" / f"memory-{report['length']}.json"
+    folder.write_json(path, report)
+    return report | {"written": str(path)}
 
 
 class Crossings(NamedTuple):
@@ -93,7 +122,9 @@ class _Probe:
 
     def seen(self) -> dict[str, Any]:
         """All frames are real; only what the answer earns is imagined."""
-        carry = self._observe(self.model.initial(self.rows), slice(None))
+        carry, held = self.model.initial(self.rows), max(1, HELD // self.rows)
+        for start in range(0, self.task.length + 1, held):
+            carry = self._observe(carry, slice(start, start + held))
         return rate_ci(self._right(carry).tolist())
 
     def led(self) -> dict[str, Any]:
@@ -139,8 +170,7 @@ class _Probe:
         """Show these records of the walk; only the very first one begins an episode."""
         part = self.walks.observation[:, frames]
         first = torch.full(part.shape[:2], self.forget)
-        if frames.start in (None, 0):
-            first[:, 0] = True
+        first[:, 0] |= frames.start == 0
         action = torch.full(part.shape[:2], FORWARD)
         return self.model.observe({self.name: part}, action, first, carry)[1]
 
@@ -150,3 +180,17 @@ class _Probe:
 
 def _choose(rows: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), old, new)
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print a report as a table."""
+    title = f"{report['env']}, {report['length']} steps: {report['crossings']} crossings"
+    table = Table("predicted reward is right", "with memory", "memory off", title=title)
+    for way, what in WAYS.items():
+        cells = []
+        for kind in ("memory", "memory_off"):
+            found = report[kind][way]
+            low, high = found["ci95"]
+            cells.append(f"{found['rate']:.3f} [{low:.3f}, {high:.3f}]")
+        table.add_row(f"{way}: {what}", *cells)
+    console.print(table)

@@ -1,0 +1,161 @@
+"""The measure of memory: right about a model that remembers, and about one that does not.
+
+The instrument is held against models whose memory is known: one that keeps the cue for so many
+steps and no longer, written out by hand.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from envs.hallway import END, START
+from runs.bench import memory
+from runs.cli import main
+from runs.config import Config
+from runs.folder import write_config
+from runs.train import Trainer
+
+WIDTH, ROWS = 12, 400
+
+
+class Known(NamedTuple):
+    """What the model by hand knows: the cue (2: none), and how many steps ago it was."""
+
+    cue: Tensor
+    age: Tensor
+
+
+class Keeper:
+    """A hallway by hand: it dreams its end after `width` steps and keeps the cue for `span`."""
+
+    codec = SimpleNamespace(names=["observation"])
+    actions = SimpleNamespace(encode=lambda action: F.one_hot(action, 3).float())
+
+    def __init__(self, width: int = WIDTH, span: int = 1000) -> None:
+        self.width, self.span = width, span
+
+    def initial(self, rows: int) -> Known:
+        return Known(torch.full((rows,), 2), torch.zeros(rows, dtype=torch.long))
+
+    def observe(self, observation, action, first, carry: Known):
+        for frame, begins in zip(
+            observation["observation"].unbind(1), first.unbind(1), strict=True
+        ):
+            cue, age = self.step(carry, begins)
+            at_start = frame[:, START] > 0
+            shown = frame[:, :2].argmax(-1)
+            carry = Known(torch.where(at_start, shown, cue), torch.where(at_start, 0, age))
+        return None, carry, None
+
+    def imagine_step(self, carry: Known, action: Tensor, forget: bool):
+        answer = action.argmax(-1) - 1
+        sure = torch.where(carry.cue == answer, 0.9, 0.1)
+        reward = torch.where(carry.cue == 2, 0.4, sure)
+        after = self.step(carry, torch.full_like(carry.cue, forget, dtype=torch.bool))
+        return SimpleNamespace(latents=after.age, reward=reward), after
+
+    def step(self, carry: Known, begins: Tensor) -> Known:
+        age = carry.age + 1
+        return Known(torch.where(begins | (age > self.span), 2, carry.cue), age)
+
+    def decode(self, latents: Tensor) -> dict[str, Tensor]:
+        frames = torch.zeros(len(latents), END + 1)
+        frames[:, END] = (latents == self.width).float()
+        return {"observation": frames}
+
+
+def measured(model: Keeper, width: int = WIDTH) -> dict:
+    config = Config(env="clew/Hallway-v0", env_kwargs={"width": width})
+    agent = SimpleNamespace(model=model)
+    return memory.measure(agent, config, ROWS)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_perfect_memory_is_always_right() -> None:
+    """Fails where a right prediction is counted as wrong, or a crossing is too long or short."""
+    report = measured(Keeper())
+    assert {way: report["memory"][way]["rate"] for way in memory.WAYS} == dict.fromkeys(
+        memory.WAYS, 1.0
+    )
+    assert report["memory"]["free"]["steps"]["quantiles"] == [WIDTH] * 3
+
+
+def test_without_memory_it_is_a_coin() -> None:
+    """Fails where memory off leaves something to remember, or the answer shows in the frames."""
+    report = measured(Keeper())
+    for way in memory.WAYS:
+        assert 0.4 < report["memory_off"][way]["rate"] < 0.6, way
+
+
+@pytest.mark.parametrize(("span", "right"), [(WIDTH, True), (WIDTH - 1, False)])
+def test_the_whole_corridor_has_to_be_remembered(span: int, right: bool) -> None:
+    """Fails where the cue is asked for a step too early: one step less of memory must show."""
+    report = measured(Keeper(span=span))
+    for way in memory.WAYS:
+        rate = report["memory"][way]["rate"]
+        assert rate == 1.0 if right else 0.4 < rate < 0.6, way
+
+
+def test_a_dream_without_end_is_wrong() -> None:
+    """Fails where a dream that never arrives is counted as remembering."""
+    report = measured(Keeper(width=10 * WIDTH))
+    assert report["memory"]["free"]["rate"] == report["memory"]["free"]["arrived"] == 0
+    assert report["memory"]["led"]["rate"] == 1
+    early = measured(Keeper(width=WIDTH // 2))["memory"]["free"]
+    assert early["steps"]["quantiles"] == [WIDTH // 2] * 3
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the world model alone, too short to have learned anything."""
+    path = tmp_path_factory.mktemp("memory") / "run"
+    words = "--env clew/Hallway-v0 --env-kwargs width=5 --model-only --steps 150 --prefill 100"
+    settings = [*words.split(), "--threads", "1", "--out", str(path.parent), "--name", path.name]
+    assert main(["train", "debug", *settings]) == 0
+    return path
+
+
+def test_a_run_is_measured_where_it_lies(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    """Fails where a model cannot be measured beyond the length of its training."""
+    asked = ["bench", "memory", str(trained), "--crossings", "10", "--json"]
+    assert main([*asked, "--env-kwargs", "width=9"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["length"] == 9
+    assert json.loads((trained / "evaluation" / "memory-9.json").read_text())["length"] == 9
+    again = memory.measure_run(trained, 10, env_kwargs={"width": 9})
+    assert again == report
+    assert not (trained / "evaluation" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (["nowhere"], "nowhere"),
+        (["RUN", "--crossings", "0"], "crossings = 0 must be at least 1"),
+        (["RUN", "--env-kwargs", "widht=3"], "widht"),
+    ],
+)
+def test_mistakes_are_refused(
+    trained: Path, asked: list[str], hint: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails where a mistake ends in a traceback."""
+    words = [str(trained) if word == "RUN" else word for word in asked]
+    assert main(["bench", "memory", *words]) == 2
+    said = capsys.readouterr()
+    assert hint in said.err + said.out
+
+
+def test_a_task_without_corridor_is_refused(quick: Callable[..., Config], tmp_path: Path) -> None:
+    """Fails where the measure runs on an environment that it knows nothing of."""
+    config = quick(env="CartPole-v1", env_kwargs={}, model_only=True, steps=120, prefill=100)
+    write_config(tmp_path, config, None, "torch")
+    trainer = Trainer(config, tmp_path)
+    trainer.close()
+    with pytest.raises(ValueError, match="no corridor"):
+        memory.measure(trainer.agent, config, 3)

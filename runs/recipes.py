@@ -7,6 +7,7 @@ from agent.actor_critic import BehaviourConfig
 from agent.learner import OptimiserConfig
 from agent.replay import ReplayConfig
 from runs.config import Config
+from worldmodel.long_context import LongContextConfig
 from worldmodel.model import LossWeights, ModelConfig
 
 
@@ -106,7 +107,33 @@ MINIGRID_EMPTY = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEBUG, TMAZE, CARTPOLE, MINIGRID_EMPTY)}
+HALLWAY = Recipe(
+    name="hallway",
+    summary="The world model alone: carry a cue past 400 steps of distractors, in a dream.",
+    cost="1,500,000 steps, 20 minutes (estimated)",
+    config=Config(
+        env="clew/Hallway-v0",
+        env_kwargs={"width": 400},
+        num_envs=32,
+        model_only=True,
+        steps=1_500_000,
+        prefill=8_000,
+        replay_ratio=8.0,
+        threads=1,
+        log_every=50_000,
+        checkpoint_every=250_000,
+        model=ModelConfig(
+            layers=("scan", "attend:10", "mlp", "scan", "mlp"),
+            latents=4,
+            recalls=64,
+            loss=LossWeights(reward=10.0, foresight=10.0),
+        ),
+        replay=ReplayConfig(capacity=400_000, batch=8, context=512),
+        context=LongContextConfig(window=128, gradient=256, curriculum=(128, 256)),
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEBUG, TMAZE, CARTPOLE, MINIGRID_EMPTY, HALLWAY)}
 
 
 def find_recipe(name: str) -> Recipe:

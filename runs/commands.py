@@ -15,7 +15,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from runs import doctor as doctor_module
 from runs import folder, session
-from runs.bench import context, memory
+from runs.bench import context, dream, memory
 from runs.config import Config
 from runs.evaluate import EPISODES, MAX_STEPS, evaluate_run, show
 from runs.recipes import RECIPES, find_recipe
@@ -107,6 +107,31 @@ class BenchMemoryArguments:
 
 
 @dataclass(frozen=True)
+class BenchDreamArguments:
+    """Compare the pictures of a run's dreams with what really came, by PSNR and SSIM."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder of the run; its observations must be pictures."""
+    rows: int = 16
+    """Episodes side by side."""
+    context: int = 100
+    """Frames that the model sees first."""
+    frames: int = 100
+    """Frames that it then dreams, under the actions that were really taken."""
+    seed: int = 0
+    """Which episodes; never those of training."""
+    json: bool = False
+    """Print the results as JSON."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "context", "frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must not be negative.")
+
+
+@dataclass(frozen=True)
 class RecipesArguments:
     """List the recipes."""
 
@@ -188,8 +213,21 @@ def bench_memory(arguments: list[str]) -> int:
     return 0
 
 
+def bench_dream(arguments: list[str]) -> int:
+    """`clew bench dream`."""
+    asked = _parse(BenchDreamArguments, "bench dream", arguments)
+    report = dream.measure_run(asked.run, asked.rows, asked.context, asked.frames, asked.seed)
+    console = Console(stderr=asked.json)
+    dream.show(report, console)
+    console.print(f"Written to {asked.run / 'evaluation' / 'dream.json'}", soft_wrap=True)
+    if asked.json:
+        print(json.dumps(report, indent=1))
+    return 0
+
+
 BENCHES: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "context": (bench_context, "what a long context costs: speed, memory, all backbones"),
+    "dream": (bench_dream, "how good the pictures of a run's dreams are"),
     "memory": (bench_memory, "how well a run's model remembers while it dreams"),
 }
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 UNIMIX = 0.01
+WIDEST = 8.0
 
 
 def unimix(logits: Float[Tensor, "*n C"], share: float = UNIMIX) -> Float[Tensor, "*n C"]:
@@ -20,6 +21,19 @@ def unimix(logits: Float[Tensor, "*n C"], share: float = UNIMIX) -> Float[Tensor
     log_probs = logits.float().log_softmax(-1)
     uniform = math.log(share / logits.shape[-1])
     return torch.logaddexp(log_probs + math.log1p(-share), torch.full_like(log_probs, uniform))
+
+
+def capped(logits: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
+    """Logits of which the largest stands out by at most `WIDEST`; others are left as they are.
+
+    A saturated softmax has no gradient: two rare frames that fell into the same code would stay
+    there. Scaled down instead of squashed, logits can always turn.
+    """
+    classes = logits.shape[-1]
+    most = WIDEST * math.sqrt(classes - 1) / classes  # root mean square of one class standing out
+    centred = logits - logits.mean(-1, keepdim=True)
+    size = centred.square().mean(-1, keepdim=True).clamp(min=1e-12).sqrt()
+    return centred * (most / size).clamp(max=1.0)
 
 
 def unmixed(log_probs: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:

@@ -25,7 +25,7 @@ from worldmodel.codec import ObservationCodec
 from worldmodel.heads import Pool, Recall, Transition, TwoHot, mlp, scale_last
 from worldmodel.layers import Sizes
 from worldmodel.pattern import read_pattern
-from worldmodel.recall import Past, empty_past, keep, pick_recalls
+from worldmodel.recall import Past, empty_past, frame_share, keep, pick_recalls
 from worldmodel.types import Carry, Records, tree_map
 
 # Posterior logits start this much larger than torch's default would make them, so that different
@@ -287,8 +287,11 @@ class WorldModel(nn.Module):
         losses["foresight"] = self._foresight_loss(before, action, records)
         divergences = self._divergences(posterior, prior, records.is_first)
         losses |= divergences
-        means = {name: (value * counts).mean() for name, value in losses.items()}
         surprise = divergences["dynamics"].detach()
+        # What is to be recalled must have been encoded: rare frames are no afterthought.
+        share = frame_share(surprise, records.is_first) * records.is_first.shape[1]
+        losses["reconstruction"] = losses["reconstruction"] * (1 + share) / 2
+        means = {name: (value * counts).mean() for name, value in losses.items()}
         return Seen(means, Observed(features, latents, posterior), surprise, after, snapshots)
 
     @torch.no_grad()
@@ -318,7 +321,7 @@ class WorldModel(nn.Module):
     def _posterior(self, observation: dict[str, Tensor]) -> Float[Tensor, "B T S K C"]:
         """What each frame says by itself."""
         tokens = self.codec.encode(observation)
-        return latent.unimix(self._split(self.to_latents(tokens + self.place)))
+        return latent.unimix(latent.capped(self._split(self.to_latents(tokens + self.place))))
 
     def _split(self, logits: Float[Tensor, "*n KC"]) -> Float[Tensor, "*n K C"]:
         return logits.unflatten(-1, (self.config.latents, self.config.classes))

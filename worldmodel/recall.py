@@ -59,7 +59,7 @@ def pick_recalls(
     running = torch.where(is_first[:, :1], -1, last[:, :1])  # last frame of what came before
     time = torch.cat([-past.age, time], 1)
     last = torch.cat([running.expand_as(past.age), last], 1)
-    weight = torch.cat([_past_weight(past), _frame_weight(surprise, is_first)], 1)
+    weight = torch.cat([_past_weight(past), frame_share(surprise, is_first)], 1)
     index = torch.multinomial(weight, number, replacement=True)
     began, last = time.gather(1, index), last.gather(1, index)
     shortest, longest = (-began).clamp(min=1), last - began
@@ -92,10 +92,10 @@ def keep(
     return Past(everything[row, index], ages.gather(1, index), keys)
 
 
-def _frame_weight(
+def frame_share(
     surprise: Float[Tensor, "B T"], is_first: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Share of each frame of the window."""
+    """Share of each frame of a window in what is recalled: by surprise, half to first frames."""
     # A loss that is not finite is the learner's to report: picking must survive it.
     weight = surprise.nan_to_num(0.0, 0.0).clamp(min=RAREST).masked_fill(is_first, 0.0)
     weight = torch.where(is_first, weight.sum(1, keepdim=True).clamp(min=1.0), weight)

@@ -125,3 +125,35 @@ def test_recall_knows_the_gap() -> None:
     torch.testing.assert_close(recalled.exp().sum(-1), torch.ones(5, 1, 2))
     distances = torch.cdist(recalled.flatten(1), recalled.flatten(1)) + torch.eye(5)
     assert distances.min() > 1e-2
+
+
+def test_doubt_weighs_by_the_prediction_alone() -> None:
+    """Fails where a wide distribution does not weigh most, or weights change the mean loss."""
+    head = TwoHot()
+    logits = torch.zeros(100, 255)
+    logits[:90, 127] = 50.0
+    weight = head.doubt(logits)
+    assert weight.mean().item() == pytest.approx(1.0)
+    assert weight[90:].min() > 100 * weight[:90].max()
+    assert not weight.requires_grad
+
+
+def test_doubt_does_not_move_what_is_learned() -> None:
+    """Fails where weighing biases a prediction: a coin that is seldom asked for stays a coin."""
+    torch.manual_seed(0)
+    head, known = TwoHot(21, unit=0.1, largest=2.0), torch.zeros(64, 2)
+    known[:, 0], known[:4] = 1.0, torch.tensor([0.0, 1.0])
+    net = torch.nn.Linear(2, 21, bias=False)
+    optimiser = torch.optim.Adam(net.parameters(), 0.03)
+    for _ in range(600):
+        target = torch.zeros(64)
+        target[:4] = (torch.rand(4) < 0.3).float()
+        logits = net(known)
+        loss = (head.loss(logits, target) * head.doubt(logits)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        optimiser.param_groups[0]["lr"] *= 0.994
+    asked, plain = head.mean(net(torch.tensor([[0.0, 1.0], [1.0, 0.0]])))
+    assert abs(asked.item() - 0.3) < 0.1
+    assert abs(plain.item()) < 0.01

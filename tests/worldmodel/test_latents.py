@@ -60,3 +60,25 @@ def test_divergence_is_positive_and_zero_for_equals() -> None:
     categorical = torch.distributions.Categorical
     expected = torch.distributions.kl_divergence(categorical(logits=p), categorical(logits=q))
     torch.testing.assert_close(latents.kl_divergence(p, q), expected.sum((1, 2)))
+
+
+def test_capped_logits_keep_their_order_and_a_gradient() -> None:
+    """Fails where a saturated code cannot be left any more, or soft ones are changed."""
+    soft = torch.randn(5, 4, 8)
+    torch.testing.assert_close(latents.capped(soft), soft - soft.mean(-1, keepdim=True))
+    sharp = torch.zeros(8).index_fill(0, torch.tensor([2]), 500.0).requires_grad_()
+    capped = latents.capped(sharp)
+    assert (capped.max() - capped.min()).item() == pytest.approx(latents.WIDEST, rel=1e-4)
+    raw = torch.autograd.grad(sharp.softmax(-1)[3], sharp)[0].abs().sum()
+    kept = torch.autograd.grad(capped.softmax(-1)[3], sharp)[0].abs().sum()
+    assert raw == 0
+    assert kept > 0
+
+
+def test_unmixed_undoes_the_mixing() -> None:
+    """Fails where dreams keep the share of uniform noise that is there for gradients."""
+    logits = torch.tensor([[3.0, 1.0, -200.0], [0.0, 0.0, 0.0]])
+    back = latents.unmixed(latents.unimix(logits)).exp()
+    torch.testing.assert_close(back, logits.softmax(-1), rtol=1e-3, atol=1e-6)
+    drawn = latents.sample(latents.unmixed(latents.unimix(logits[:1]).expand(20_000, 3)))
+    assert drawn[:, 2].sum() < 1

@@ -46,6 +46,8 @@ class Hallway(Corridor):
 
     ## Arguments
     * `width`: steps from the start to the end, which is how long the cue must be kept.
+    * `shortest`: if given, every episode has a width of its own, log-uniform from `shortest` to
+      `width`.
     * `density`: the probability of a distractor in a cell.
     * `spare`: steps an agent may waste, so that exploration meets the reward at all.
     * `render_mode`: None, "ansi" or "rgb_array".
@@ -64,23 +66,32 @@ class Hallway(Corridor):
     def __init__(
         self,
         width: int = 100,
+        shortest: int | None = None,
         density: float = 0.1,
         spare: int = 8,
         render_mode: str | None = None,
     ) -> None:
         if width < 1:
             raise ValueError(f"Hallway width is {width}: give it a hallway of at least 1 step")
+        if shortest is not None and not 1 <= shortest <= width:
+            raise ValueError(
+                f"Hallway shortest is {shortest}: give a width from 1 to {width}, or None"
+            )
         if not 0 <= density <= 1:
             raise ValueError(f"Hallway density is {density}: give a probability, 0 to 1")
         super().__init__(width, spare, render_mode)
-        self.density = density
+        self.longest, self.shortest, self.density = self.length, shortest, density
         self.observation_space = spaces.Box(0.0, 1.0, (OBJECTS + 2,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw a cue and the distractors, go to the start, show the cue."""
+        """Draw a cue, the width and the distractors, go to the start, show the cue."""
         observation, info = super().reset(seed=seed, options=options)
+        if self.shortest is not None:
+            low, high = np.log(self.shortest), np.log(self.longest + 1)
+            self.length = min(int(np.exp(self.np_random.uniform(low, high))), self.longest)
+            self._things = np.full(self.length + 1, NOTHING)
         between = self.length - 1
         held = self.np_random.random(between) < self.density
         kinds = self.np_random.integers(OBJECTS, size=between)

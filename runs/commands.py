@@ -96,6 +96,8 @@ class BenchMemoryArguments:
     """Which episodes; never those of training."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Changes to the task, as name=value, such as a longer corridor than that of training."""
+    ways: tuple[str, ...] = tuple(memory.WAYS)
+    """seen (all frames real), led (dreamed, the real end shown) and free (all dreamed)."""
     json: bool = False
     """Print the results as JSON."""
 
@@ -204,7 +206,9 @@ def bench_context(arguments: list[str]) -> int:
 def bench_memory(arguments: list[str]) -> int:
     """`clew bench memory`."""
     asked = _parse(BenchMemoryArguments, "bench memory", arguments)
-    report = memory.measure_run(asked.run, asked.crossings, asked.seed, asked.env_kwargs)
+    report = memory.measure_run(
+        asked.run, asked.crossings, asked.seed, asked.env_kwargs, asked.ways
+    )
     console = Console(stderr=asked.json)
     memory.show(report, console)
     console.print(f"Written to {report['written']}", soft_wrap=True)

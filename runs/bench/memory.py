@@ -9,6 +9,7 @@ Beside it: the same crossing cut after the true number of steps, where the real 
 Each with memory and with memory off.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,11 @@ WAYS = {
 
 
 def measure_run(
-    run: Path, crossings: int = 1000, seed: int = 0, env_kwargs: dict[str, Any] | None = None
+    run: Path,
+    crossings: int = 1000,
+    seed: int = 0,
+    env_kwargs: dict[str, Any] | None = None,
+    ways: Sequence[str] = tuple(WAYS),
 ) -> dict[str, Any]:
     """Measure a run's newest model; the report, which is also evaluation/memory-LENGTH.json.
 
@@ -51,7 +56,7 @@ def measure_run(
     with folder.refusing():
         agent, config = load_run(run, "cpu")
         config = replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {}))
-        report = measure(agent, config, crossings, seed)
+        report = measure(agent, config, crossings, seed, ways)
     path = run / "evaluation" / f"memory-{report['length']}.json"
     folder.write_json(path, report)
     return report | {"written": str(path)}
@@ -74,12 +79,20 @@ class Task:
     """Channel of the observation that is set at the end."""
 
 
-def measure(agent: Agent, config: Config, crossings: int, seed: int = 0) -> dict[str, Any]:
+def measure(
+    agent: Agent,
+    config: Config,
+    crossings: int,
+    seed: int = 0,
+    ways: Sequence[str] = tuple(WAYS),
+) -> dict[str, Any]:
     """Share of right predictions in so many crossings, with memory and with memory off.
 
     Raises:
-        ValueError: where the environment is none with a corridor.
+        ValueError: where the environment is none with a corridor, or a way is not one of WAYS.
     """
+    if unknown := set(ways) - WAYS.keys():
+        raise ValueError(f"There is no way {min(unknown)!r} to cross. Ways: {', '.join(WAYS)}.")
     task, walks = _walk(config, crossings, seed)
     report: dict[str, Any] = {"env": config.env, "crossings": crossings, "seed": seed}
     report["length"] = task.length
@@ -87,13 +100,15 @@ def measure(agent: Agent, config: Config, crossings: int, seed: int = 0) -> dict
         torch.manual_seed(seed)
         for name, forget in (("memory", False), ("memory_off", True)):
             probe = _Probe(agent, task, walks, forget)
-            report[name] = {"seen": probe.seen(), "led": probe.led(), "free": probe.free()}
+            report[name] = {way: getattr(probe, way)() for way in ways}
     return report
 
 
 def _walk(config: Config, crossings: int, seed: int) -> tuple[Task, Crossings]:
     """Corridors of new episodes, walked through without a slip."""
-    env = make(config.env, config.env_kwargs, config.wrappers)
+    # All as long as the longest, where a task draws lengths of its own.
+    fixed = {"shortest": None} if "shortest" in config.env_kwargs else {}
+    env = make(config.env, config.env_kwargs | fixed, config.wrappers)
     corridor = env.unwrapped
     if not isinstance(corridor, Corridor):
         raise ValueError(
@@ -187,6 +202,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     title = f"{report['env']}, {report['length']} steps: {report['crossings']} crossings"
     table = Table("predicted reward is right", "with memory", "memory off", title=title)
     for way, what in WAYS.items():
+        if way not in report["memory"]:
+            continue
         cells = []
         for kind in ("memory", "memory_off"):
             found = report[kind][way]

@@ -109,3 +109,24 @@ def test_renders():
     picture = Hallway(width=3, render_mode="rgb_array").render()
     assert picture.shape == (24, 32, 3)
     assert Hallway().render() is None
+
+
+def test_widths_can_be_drawn() -> None:
+    """Fails where a drawn width leaves its range, is not log-uniform, or breaks the rules."""
+    env = Hallway(width=400, shortest=10)
+    widths = []
+    for seed in range(400):
+        env.reset(seed=seed)
+        widths.append(env.length)
+    assert 10 <= min(widths) < 14
+    assert 330 < max(widths) <= 400
+    assert 0.4 < np.mean(np.array(widths) < np.sqrt(10 * 400)) < 0.6
+    env.reset(seed=3)
+    steps = 0
+    done = False
+    while not done:
+        _, reward, terminated, truncated, _ = env.step(env.oracle())
+        steps, done = steps + 1, terminated or truncated
+    assert (steps, reward) == (env.length + 1, 1.0)
+    with pytest.raises(ValueError, match="shortest is 500"):
+        Hallway(width=400, shortest=500)

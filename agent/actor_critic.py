@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agent.imagination import Imagination
@@ -187,16 +187,16 @@ class ActorCritic(nn.Module):
         return losses, metrics
 
     def replay_value_loss(
-        self, features: Float[Tensor, "B T S D"], records: Records
+        self, features: Float[Tensor, "B T S D"], records: Records, counts: Bool[Tensor, "B T"]
     ) -> Float[Tensor, ""]:
         """The critic's loss on the rewards that were really met, bootstrapped by itself."""
         discount = self.config.discount * (~records.is_terminal).float()
         logits = self.critic(features)
         value = self.critic.two_hot.mean(logits.detach())
         returns = lambda_returns(records.reward, discount, value, self.config.lam, records.is_first)
-        counts = ~records.is_terminal[:, :-1] & ~records.is_first[:, 1:]
+        goes_on = ~records.is_terminal[:, :-1] & ~records.is_first[:, 1:]
         nats = self._value_loss(logits[:, :-1], features[:, :-1], returns)
-        return (nats * counts).mean()
+        return (nats * (goes_on & counts[:, :-1])).mean()
 
     def dream_policy(self, features: Float[Tensor, "N S D"]) -> Float[Tensor, "N A"]:
         """Sampled actions, as imagination takes them."""

@@ -22,7 +22,7 @@ from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.spaces import flatten_observation, space_from_json, space_to_json
 from worldmodel.types import Carry
 
-FORMAT = 1
+FORMAT = 2  # 1 had RMSNorm in heads and backbone
 
 
 class AgentState(NamedTuple):
@@ -118,20 +118,26 @@ class Agent(nn.Module):
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Agent":
         """The agent that `save` wrote, or a run's newest one; ValueError where there is none."""
         folder = _newest(Path(folder))
-        if not (folder / "agent.json").is_file():
-            raise ValueError(f"{folder} holds no agent: agent.json is missing.")
-        about = json.loads((folder / "agent.json").read_text())
-        if about.get("format") != FORMAT:
-            raise ValueError(
-                f"{folder} holds an agent of format {about.get('format')}; "
-                f"this version reads format {FORMAT}."
-            )
+        about = read_about(folder)
         observed, acted = (
             space_from_json(about[f"{of}_space"]) for of in ("observation", "action")
         )
         agent = cls(observed, acted, from_dict(ModelConfig, about["model"], "model"))
         agent.load_state_dict(load_file(folder / "agent.safetensors"))
         return agent.to(device)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What agent.json says; ValueError where it is not there, or another version's."""
+    if not (folder / "agent.json").is_file():
+        raise ValueError(f"{folder} holds no agent: agent.json is missing.")
+    about = json.loads((folder / "agent.json").read_text())
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder} holds an agent of format {about.get('format')}; this version reads format "
+            f"{FORMAT}. Use the version of clew that wrote it."
+        )
+    return about
 
 
 def _newest(folder: Path) -> Path:

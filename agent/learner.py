@@ -121,7 +121,7 @@ class Learner(nn.Module):
         learned = self.model.loss(records, carry, past, every, window, counts)
         losses, metrics = {"model": learned.total}, {}
         if not self.model_only:
-            behaviour, metrics = self._behaviour_losses(learned, records)
+            behaviour, metrics = self._behaviour_losses(learned, records, counts)
             losses |= behaviour
         for name, loss in losses.items():
             if not loss.isfinite():
@@ -130,7 +130,7 @@ class Learner(nn.Module):
         metrics = {k: v.detach() for k, v in (metrics | losses | learned.losses).items()}
         return detach(learned.carry), learned.past, metrics
 
-    def _behaviour_losses(self, learned: Learned, records: Records):
+    def _behaviour_losses(self, learned: Learned, records: Records, counts: Tensor):
         every = self.behaviour.config.starts
         start = tree_map(lambda a: a.detach().flatten(0, 1), learned.snapshots)
         goes_on = (~records.is_terminal[:, every - 1 :: every]).float().flatten()
@@ -140,7 +140,8 @@ class Learner(nn.Module):
         losses, metrics = self.behaviour.imagination_losses(imagined)
         if weight := self.behaviour.config.replay_value:
             # With gradient: what the value depends on must be in the features (as in DreamerV3).
-            replay_value = self.behaviour.replay_value_loss(learned.observed.features, records)
+            features = learned.observed.features
+            replay_value = self.behaviour.replay_value_loss(features, records, counts)
             losses["critic"] = losses["critic"] + weight * replay_value
             metrics["replay_value"] = replay_value
         return losses, metrics

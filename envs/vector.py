@@ -208,7 +208,9 @@ class _Stream(gym.Wrapper):
         """An action for data: drawn by stream, episode and step, so that a restart repeats it."""
         where = (EXPLORE, self._seed, self._index, self._episode, len(self._actions))
         rng = np.random.default_rng(where)
-        if hasattr(self.unwrapped, "explore"):
+        # Its actions are those of the bare environment; a wrapper may have others.
+        same = self.action_space == self.unwrapped.action_space
+        if same and hasattr(self.unwrapped, "explore"):
             return self.unwrapped.explore(rng)  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space.seed(int(rng.integers(2**31)))
         return self.action_space.sample()

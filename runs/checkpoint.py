@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from agent.agent import Agent
+from agent.agent import Agent, read_about
 from agent.learner import Learner
 from worldmodel.types import tree_leaves, tree_unflatten
 
@@ -57,6 +57,7 @@ _NAME = re.compile(r"step-\d{10}$")
 
 def load(path: Path, agent: Agent, learner: Learner) -> dict[str, Any]:
     """Restore agent and learner in place; returns the state that was saved with them."""
+    read_about(path)
     agent.load_state_dict(load_file(path / "agent.safetensors"))
     _load_learner_tensors(learner, load_file(path / "learner.safetensors"))
     form = json.loads((path / "state.json").read_text())

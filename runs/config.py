@@ -7,6 +7,7 @@ from typing import Any
 from agent.actor_critic import BehaviourConfig
 from agent.learner import OptimiserConfig
 from agent.replay import ReplayConfig
+from runs.device import pick_device, pick_scan
 from worldmodel.kernel import BODIES
 from worldmodel.long_context import LongContextConfig
 from worldmodel.model import ModelConfig
@@ -64,6 +65,8 @@ class Config:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
         if self.scan not in BODIES:
             raise ValueError(f"scan = {self.scan!r} must be one of {', '.join(BODIES)}.")
+        if self.scan == "mamba-ssm":
+            pick_scan(self.scan, pick_device(self.device))
         if self.prefill >= self.steps:
             raise ValueError(
                 f"prefill = {self.prefill} must be less than steps = {self.steps}, "
@@ -71,4 +74,5 @@ class Config:
             )
         if not 0 < self.replay_ratio < math.inf:
             raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
-        self.context.check(self.replay.context, self.behaviour.starts)
+        starts = None if self.model_only else self.behaviour.starts
+        self.context.check(self.replay.context, starts)

@@ -23,7 +23,9 @@ from agent.agent import Agent
 from envs import EnvStreams, Episode
 from runs import folder
 from runs.config import Config
-from runs.train import make_env, pick_device
+from runs.device import pick_device, pick_scan
+from runs.train import make_env
+from worldmodel.layers import use_scan
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,11 @@ def evaluate_run(
     """
     with folder.refusing():
         agent, config = load_run(run, device)
+        if config.model_only:
+            raise ValueError(
+                f"{run} learned the world model alone (model_only): there is no policy to evaluate."
+                " Measure the model with clew bench memory or clew bench dream."
+            )
     if config.threads:
         torch.set_num_threads(config.threads)
     report = evaluate_agent(agent, config, episodes, seed, max_steps)
@@ -66,6 +73,7 @@ def load_run(run: Path, device: str) -> tuple[Agent, Config]:
     newest = folder.newest_checkpoint(run)
     with torch.random.fork_rng([]):  # making an agent draws weights, even if they are then loaded
         agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)
+    use_scan(agent, pick_scan(config.scan, agent.device))
     return agent, config
 
 

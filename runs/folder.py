@@ -104,6 +104,9 @@ def write_config(path: Path, config: Config, recipe: str | None, scan: str) -> N
 def read_config(path: Path) -> tuple[Config, str | None]:
     """The config of a run, and the recipe it came from.
 
+    A run that was told to use mamba-ssm goes on by the automatic choice: that is the same where it
+    can run, and elsewhere the torch scan takes over.
+
     Raises:
         ValueError: where the folder is not a run, or its config is damaged.
     """
@@ -117,6 +120,8 @@ def read_config(path: Path) -> tuple[Config, str | None]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / CONFIG} is damaged or half written ({error!r}).") from error
     try:
+        if values.get("scan") == "mamba-ssm":
+            values["scan"] = "auto"
         return from_dict(Config, values), recipe
     except ValueError as error:
         raise ValueError(f"{path / CONFIG}: {error}") from error

@@ -175,7 +175,9 @@ def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None)
         show(report, console)
         console.print(verdict(report), soft_wrap=True)
     model_only = trainer.config.model_only
-    measure = f"bench memory {run}" if model_only else f"evaluate {run} --episodes 500 --seed 1"
+    measure = f"evaluate {run} --episodes 500 --seed 1"
+    if model_only:
+        measure = f"bench {'dream' if trainer.agent.model.codec.images else 'memory'} {run}"
     lines = [
         f"The run lies in {trainer.folder}. Next:",
         f"  {program('clew')} {measure}",

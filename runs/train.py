@@ -23,9 +23,9 @@ from agent.replay import Replay
 from envs import EnvStreams, make
 from runs import checkpoint
 from runs.config import Config
+from runs.device import pick_device, pick_scan
 from runs.folder import load_checkpoint
 from runs.telemetry import Telemetry
-from worldmodel.kernel import choose, kernel_error
 from worldmodel.layers import use_scan
 from worldmodel.spaces import flatten_observation
 from worldmodel.types import Records, tree_leaves, tree_unflatten
@@ -254,35 +254,6 @@ def to_records(arrays: dict[str, np.ndarray], device: torch.device) -> Records:
     names = [name for name in tensors if name.startswith("observation/")]
     observation = {name.removeprefix("observation/"): tensors.pop(name) for name in names}
     return Records(observation, **tensors)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; 'auto' is CUDA where there is one.
-
-    Raises:
-        ValueError: where the device is unknown or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device = {name!r} cannot be used here: {error}") from error
-    return torch.device(name)
-
-
-def pick_scan(name: str, device: torch.device) -> str:
-    """The body of the scan that a name stands for on a device.
-
-    Raises:
-        ValueError: where mamba-ssm is asked for and cannot run.
-    """
-    if name == "mamba-ssm" and (cause := kernel_error(device)):
-        raise ValueError(
-            f"scan = 'mamba-ssm' cannot be used here: {cause}. Leave it at scan = auto, or install "
-            "it where there is an NVIDIA GPU: pip install --no-build-isolation 'clew[cuda]'."
-        )
-    return choose(name, device)
 
 
 def _passed(before: int, after: int, every: int) -> bool:

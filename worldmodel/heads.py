@@ -90,15 +90,14 @@ class TwoHot(nn.Module):
 
     @torch.no_grad()
     def doubt(self, logits: Float[Tensor, "*n bins"]) -> Float[Tensor, "*n"]:
-        """Weights that average 1, larger where the distribution is wide.
+        """Entropy in nats, and a little more: how much a frame should weigh in a loss.
 
         A reward that depends on a memory comes once in hundreds of frames whose rewards are plain.
         Weighed so, it is not lost among them; and since a weight depends on the prediction alone,
         not on the outcome, what is predicted in the end stays the same.
         """
         log_probs = logits.float().log_softmax(-1)
-        weight = SURE - (log_probs.exp() * log_probs).sum(-1)
-        return weight / weight.mean()
+        return SURE - (log_probs.exp() * log_probs).sum(-1)
 
     def loss(
         self, logits: Float[Tensor, "*n bins"], target: Float[Tensor, "*n"]

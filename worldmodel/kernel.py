@@ -3,9 +3,10 @@
 Unusual: mamba-ssm is optional, needs CUDA, and its import fails in many ways. It is imported when
 it is first asked for, never with this module, and what that import raised is kept. Triton
 multiplies float32 matrices in TF32 where the hardware can (about three digits), unless the
-environment says TRITON_F32_DEFAULT=ieee.
+environment says TRITON_F32_DEFAULT=ieee; where it says nothing, we make it say so.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -65,6 +66,7 @@ def _import_error() -> str | None:
 
 
 def _kernel() -> Callable[..., Any]:
+    os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     return import_module(MODULE).mamba_chunk_scan_combined
 
 
@@ -84,22 +86,24 @@ def mamba_ssd(
     own. It knows resets as ids that never decrease, and gives the incoming state to id 0.
     """
     x, dt, A, B, C, state = (a.float() for a in (x, dt, A, B, C, state))
-    y, final = _kernel()(
-        x,
-        dt,
-        A,
-        B[:, :, None],
-        C[:, :, None],
-        chunk_size=_kernel_chunk(x.shape[1]),
-        initial_states=state,
-        seq_idx=reset.cumsum(1, dtype=torch.int32),
-        return_final_states=True,
-    )
-    before_last = (x.shape[1] - 1) // chunk * chunk
-    if not before_last:
-        return y, final[:, None]
-    x, dt, B, reset = (a[:, :before_last] for a in (x, dt, B, reset))
-    return y, torch.cat([_states_at_ends(x, dt, A, B, state, reset, chunk), final[:, None]], 1)
+    with torch.autocast(x.device.type, enabled=False):
+        y, final = _kernel()(
+            x,
+            dt,
+            A,
+            B[:, :, None],
+            C[:, :, None],
+            chunk_size=_kernel_chunk(x.shape[1]),
+            initial_states=state,
+            seq_idx=reset.cumsum(1, dtype=torch.int32),
+            return_final_states=True,
+        )
+        before_last = (x.shape[1] - 1) // chunk * chunk
+        if not before_last:
+            return y, final[:, None]
+        x, dt, B, reset = (a[:, :before_last] for a in (x, dt, B, reset))
+        earlier = _states_at_ends(x, dt, A, B, state, reset, chunk)
+    return y, torch.cat([earlier, final[:, None]], 1)
 
 
 def _kernel_chunk(length: int) -> int:

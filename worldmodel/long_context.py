@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from worldmodel.pattern import divisors
+
 
 @dataclass(frozen=True)
 class LongContextConfig:
@@ -60,21 +62,25 @@ class LongContextConfig:
         """Frames of a context of `length` that are held in memory at a time."""
         return min(self.window or length, self.stretch(length))
 
-    def check(self, full: int, starts: int) -> None:
-        """Refuse lengths that do not go into each other.
+    def check(self, full: int, starts: int | None) -> None:
+        """Refuse lengths that do not go into each other; `starts` is None where nobody dreams.
 
         Raises:
-            ValueError: naming the setting and, where there are any, values that would do.
+            ValueError: naming the setting and the values that would do.
         """
         for length in (*self.curriculum, full):
             named = f"a context of {length} frames (replay.context or context.curriculum)"
             for name, part in (("gradient", self.stretch(length)), ("window", self.held(length))):
                 if length % part:
-                    raise ValueError(f"context.{name} = {part} must divide {named}.")
-            if self.held(length) % starts:
+                    raise ValueError(
+                        f"context.{name} = {part} must divide {named}; valid: {divisors(length)}."
+                    )
+            if self.stretch(length) < 2:
+                raise ValueError(f"context.gradient = 1 of {named} leaves nothing to learn from.")
+            if starts and self.held(length) % starts:
                 raise ValueError(
-                    f"behaviour.starts = {starts} must divide every window; "
-                    f"{named} has windows of {self.held(length)}."
+                    f"behaviour.starts = {starts} must divide every window; {named} has windows "
+                    f"of {self.held(length)}. Valid: {divisors(self.held(length))}."
                 )
         if max(self.curriculum, default=0) > full:
             raise ValueError(

@@ -124,11 +124,11 @@ class Imagined(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One window: its losses, averaged over B and T, and what was computed on the way."""
+    """One window: its losses and their doubts, (B, T) each, and what was computed on the way."""
 
     losses: dict[str, Tensor]
+    doubts: dict[str, Tensor]
     observed: Observed
-    surprise: Float[Tensor, "B T"]
     carry: Carry
     snapshots: Carry | None
 
@@ -244,36 +244,44 @@ class WorldModel(nn.Module):
 
         Worked off in windows of `window` frames (default: T), which must divide T. Gradients flow
         across all of them, but only one at a time is held: each is computed again when its turn
-        comes in the backward pass, so that memory hardly grows with T. Frames that do not `count`
-        are only looked at.
+        comes in the backward pass, so that only features and latents grow with T. Frames that do
+        not `count` are only looked at.
         """
         counts = torch.ones_like(records.is_first) if counts is None else counts
         window = window or counts.shape[1]
+        assert counts.shape[1] % window == 0
         parts = [records_at(records, i, i + window) for i in range(0, counts.shape[1], window)]
         see = partial(checkpoint, self._see, use_reentrant=False) if parts[1:] else self._see
         seen: list[Seen] = []
-        for part, counted in zip(parts, counts.split(window, 1), strict=True):
-            seen.append(see(part, carry, counted, every))
+        for part in parts:
+            seen.append(see(part, carry, every))
             carry = seen[-1].carry
-        return self._conclude(seen, records, past or self.initial_past(len(counts)))
+        return self._conclude(seen, records, past or self.initial_past(len(counts)), counts)
 
-    def _conclude(self, seen: list[Seen], records: Records, past: Past) -> Learned:
-        """All windows together: what they lost, and what was recalled across them."""
+    def _conclude(
+        self, seen: list[Seen], records: Records, past: Past, counts: Bool[Tensor, "B T"]
+    ) -> Learned:
+        """All windows together: frames weighed against each other, and recall across windows."""
+        frames = {k: torch.cat([s.losses[k] for s in seen], 1) for k in seen[0].losses}
+        surprise, first = frames["dynamics"].detach(), records.is_first
+        for name in seen[0].doubts:
+            doubt = torch.cat([s.doubts[name] for s in seen], 1)
+            frames[name] = frames[name] * (doubt / doubt.mean())
+        # What is to be recalled must have been encoded: rare frames are no afterthought.
+        share = frame_share(surprise, first) * first.shape[1]
+        frames["reconstruction"] = frames["reconstruction"] * (1 + share) / 2
+        losses = {name: (value * counts).mean() for name, value in frames.items()}
         observed = _join([s.observed for s in seen])
-        snapshots = _join([s.snapshots for s in seen])
-        losses = {k: torch.stack([s.losses[k] for s in seen]).mean() for k in seen[0].losses}
         if self.config.loss.recall:
-            surprise = torch.cat([s.surprise for s in seen], 1)
-            losses["recall"] = self._recall_loss(observed, surprise, records.is_first, past)
-            past = keep(past, observed.posterior.detach(), surprise, records.is_first)
+            losses["recall"] = self._recall_loss(observed, surprise, first, past, counts)
+            past = keep(past, observed.posterior.detach(), surprise, first)
         weights = asdict(self.config.loss)
         assert losses.keys() | {"recall"} == weights.keys()
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        snapshots = _join([s.snapshots for s in seen])
         return Learned(total, losses, observed, seen[-1].carry, past, snapshots)
 
-    def _see(
-        self, records: Records, carry: Carry, counts: Bool[Tensor, "B T"], every: int | None
-    ) -> Seen:
+    def _see(self, records: Records, carry: Carry, every: int | None) -> Seen:
         """One window, all losses but recall."""
         posterior = self._posterior(records.observation)
         latents = latent.sample(posterior)
@@ -283,16 +291,13 @@ class WorldModel(nn.Module):
         features, after, snapshots = self._advance(entered, *led, every)
         before = torch.cat([carry.features[:, None], features[:, :-1]], 1)
         prior = self.transition(before, action)
-        losses = self._prediction_losses(features, latents, records)
-        losses["foresight"] = self._foresight_loss(before, action, records)
-        divergences = self._divergences(posterior, prior, records.is_first)
-        losses |= divergences
-        surprise = divergences["dynamics"].detach()
-        # What is to be recalled must have been encoded: rare frames are no afterthought.
-        share = frame_share(surprise, records.is_first) * records.is_first.shape[1]
-        losses["reconstruction"] = losses["reconstruction"] * (1 + share) / 2
-        means = {name: (value * counts).mean() for name, value in losses.items()}
-        return Seen(means, Observed(features, latents, posterior), surprise, after, snapshots)
+        foreseen = _foreseen(records.is_first, carry)
+        losses, doubts = self._prediction_losses(features, latents, records)
+        logits = self.foresight(torch.cat([self.pool(before), action], -1))
+        losses["foresight"] = self.two_hot.loss(logits, records.reward) * foreseen
+        doubts["foresight"] = self.two_hot.doubt(logits)
+        losses |= self._divergences(posterior, prior, foreseen)
+        return Seen(losses, doubts, Observed(features, latents, posterior), after, snapshots)
 
     @torch.no_grad()
     def _dream_some(self, latents, action, is_first, carry) -> Float[Tensor, "B T S K C"]:
@@ -302,7 +307,7 @@ class WorldModel(nn.Module):
         """
         features, _, _ = self._advance(latents, action, is_first, carry)
         before = torch.cat([carry.features[:, None], features[:, :-1]], 1)
-        expected = latent.sample(self.transition(before, action))
+        expected = latent.sample(latent.unmixed(self.transition(before, action)))
         chosen = (
             torch.rand(is_first.shape, device=is_first.device) < self.config.imagined
         ) & ~is_first
@@ -329,37 +334,31 @@ class WorldModel(nn.Module):
     def _decode(self, latents: Float[Tensor, "n S K C"]) -> dict[str, Tensor]:
         return self.codec.decode(self.to_frame(latents.flatten(-2)))
 
-    def _prediction_losses(self, features, latents, records: Records) -> dict[str, Tensor]:
-        """Losses of what is decoded from the latents or read off the features, (B, T) each."""
+    def _prediction_losses(
+        self, features, latents, records: Records
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of what is decoded from the latents or read off the features, and doubts."""
         frames = {name: value.flatten(0, 1) for name, value in records.observation.items()}
         decoded = self._decode(latents.flatten(0, 1))
         pooled = self.pool(features)
+        reward = self.reward(pooled)
         goes_on = (~records.is_terminal).float()
-        continuation = self.continuation(pooled).squeeze(-1)
-        return {
+        losses = {
             "reconstruction": self.codec.loss(decoded, frames).view_as(records.reward),
-            "reward": self._value_loss(self.reward(pooled), records.reward),
+            "reward": self.two_hot.loss(reward, records.reward),
             "continuation": F.binary_cross_entropy_with_logits(
-                continuation, goes_on, reduction="none"
+                self.continuation(pooled).squeeze(-1), goes_on, reduction="none"
             ),
         }
-
-    def _foresight_loss(self, before, action, records: Records) -> Float[Tensor, "B T"]:
-        """Reward of each record from the features before it and the action that led there."""
-        logits = self.foresight(torch.cat([self.pool(before), action], -1))
-        return self._value_loss(logits, records.reward) * ~records.is_first
-
-    def _value_loss(self, logits, target) -> Float[Tensor, "B T"]:
-        """Two-hot, with most weight where the model is in doubt."""
-        return self.two_hot.loss(logits, target) * self.two_hot.doubt(logits)
+        return losses, {"reward": self.two_hot.doubt(reward)}
 
     def _divergences(
         self,
         posterior: Float[Tensor, "B T S K C"],
         prior: Float[Tensor, "B T S K C"],
-        is_first: Bool[Tensor, "B T"],
+        foreseen: Bool[Tensor, "B T"],
     ) -> dict[str, Tensor]:
-        """Both halves of the KL, (B, T) each; nothing predicts a first record.
+        """Both halves of the KL, (B, T) each, where there was anything to foresee a record by.
 
         Free nats are for the representation alone. A transition that may be a nat off wherever it
         is nearly right dreams of shortcuts, and the policy finds them.
@@ -367,7 +366,7 @@ class WorldModel(nn.Module):
         dynamics = latent.kl_divergence(posterior.detach(), prior)
         representation = latent.kl_divergence(posterior, prior.detach())
         representation = representation.clamp(min=self.config.free_nats)
-        return {"dynamics": dynamics * ~is_first, "representation": representation * ~is_first}
+        return {"dynamics": dynamics * foreseen, "representation": representation * foreseen}
 
     def _recall_loss(
         self,
@@ -375,19 +374,27 @@ class WorldModel(nn.Module):
         surprise: Float[Tensor, "B T"],
         is_first: Bool[Tensor, "B T"],
         past: Past,
+        counts: Bool[Tensor, "B T"],
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of surprising past frames, given later features and the gap."""
+        """Cross-entropy of surprising past frames, given later features that count and the gap."""
         picks = pick_recalls(surprise, is_first, past, self.config.recalls)
         row = torch.arange(len(is_first), device=is_first.device)[:, None]
         known = torch.cat([past.latents, observed.posterior.detach()], 1)[row, picks.past]
         recalled = self.recall(observed.features[row, picks.later], picks.gap.float())
         nats = -(known.exp() * recalled).sum((-3, -2, -1))
-        return (nats * picks.exists).sum() / picks.exists.sum().clamp(min=1)
+        valid = picks.exists & counts[row, picks.later]
+        return (nats * valid).sum() / valid.sum().clamp(min=1)
 
 
 def detach(carry: Carry) -> Carry:
     """The same carry, without the gradient of how it came about."""
     return tree_map(Tensor.detach, carry)
+
+
+def _foreseen(is_first: Bool[Tensor, "B T"], carry: Carry) -> Bool[Tensor, "B T"]:
+    """Which records had anything before them: not those that begin an episode or a row."""
+    known = carry.features.detach().flatten(1).any(1)
+    return torch.cat([~is_first[:, :1] & known[:, None], ~is_first[:, 1:]], 1)
 
 
 def records_at(records: Records, start: int, stop: int) -> Records:

@@ -6,7 +6,6 @@ that it saw. Beside it stand the same dream with memory off, and the last seen f
 what is no better than that, a model need not dream.
 """
 
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from runs import folder
 from runs.config import Config
 from runs.evaluate import evaluation_seed, load_run
 from runs.train import make_env
+from worldmodel.codec import ImageCodec
 from worldmodel.dream import dream, frame_quality
 from worldmodel.types import Carry
 
@@ -112,29 +112,40 @@ def _compare(agent: Agent, episodes: Episodes, context: int) -> dict[str, Any]:
         "memory_off": _frames(agent, carry, episodes, context, True),
         "still": still,
     }
-    return {way: _quality(truth, pictures, ~ends) for way, pictures in ways.items()}
+    (part,) = model.codec.parts
+    assert isinstance(part, ImageCodec)
+    return {way: _quality(truth, pictures, ~ends, part.range) for way, pictures in ways.items()}
 
 
 def _frames(
     agent: Agent, carry: Carry, episodes: Episodes, context: int, forget: bool
 ) -> Float[Tensor, "N T ..."]:
-    """Dreamed pictures under the actions that were taken."""
+    """Dreamed pictures under the actions that were taken.
+
+    With memory off the first of them, too, is dreamed from the last seen frame alone.
+    """
+    if forget:
+        last = slice(context - 1, context)
+        observation = {agent.model.codec.names[0]: episodes.frames[:, last]}
+        action, first = episodes.prev_action[:, last], torch.ones_like(episodes.is_first[:, last])
+        _, carry, _ = agent.model.observe(observation, action, first, carry)
     actions = episodes.prev_action[:, context:].unbind(1)
-    dreamed = islice(dream(agent.model, carry, actions, forget=forget), len(actions))
+    dreamed = dream(agent.model, carry, actions, forget=forget)
     name = agent.model.codec.names[0]
     return torch.stack([agent.model.decode(step.latents)[name] for step in dreamed], 1)
 
 
-def _quality(truth: Tensor, pictures: Tensor, counts: Bool[Tensor, "N T"]) -> dict[str, Any]:
+def _quality(
+    truth: Tensor, pictures: Tensor, counts: Bool[Tensor, "N T"], scale: float = 255.0
+) -> dict[str, Any]:
     """Means over the rows that count, at each distance and over all."""
-    scale = 255.0 if truth.dtype == torch.uint8 else 1.0
     flat = frame_quality(truth.flatten(0, 1).float(), pictures.flatten(0, 1), scale)
     report: dict[str, Any] = {}
     for name, values in flat.items():
         values = values.view(counts.shape).clamp(max=BEST) * counts
-        by_distance = values.sum(0) / counts.sum(0).clamp(min=1)
+        pairs = zip(values.sum(0).tolist(), counts.sum(0).tolist(), strict=True)
         report[name] = float(values.sum() / counts.sum().clamp(min=1))
-        report[f"{name}_by_distance"] = by_distance.tolist()
+        report[f"{name}_by_distance"] = [total / rows if rows else None for total, rows in pairs]
     return report | {"rows_by_distance": counts.sum(0).tolist()}
 
 
@@ -144,7 +155,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     table = Table("frames", "PSNR (dB)", "SSIM", "PSNR of the last tenth", title=title)
     for way, what in WAYS.items():
         found = report[way]
-        last = found["psnr_by_distance"][-max(1, report["frames"] // 10) :]
-        mean = sum(last) / len(last)
-        table.add_row(what, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", f"{mean:.2f}")
+        reached = [value for value in found["psnr_by_distance"] if value is not None]
+        last = reached[-max(1, len(reached) // 10) :]
+        mean = f"{sum(last) / len(last):.2f}" if last else "no row got there"
+        table.add_row(what, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", mean)
     console.print(table)

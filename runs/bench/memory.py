@@ -57,7 +57,8 @@ def measure_run(
         agent, config = load_run(run, "cpu")
         config = replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {}))
         report = measure(agent, config, crossings, seed, ways)
-    path = run / "evaluation" / f"memory-{report['length']}.json"
+    part = "" if set(ways) == WAYS.keys() else f"-{'-'.join(ways)}"
+    path = run / "evaluation" / f"memory-{report['length']}{part}.json"
     folder.write_json(path, report)
     return report | {"written": str(path)}
 
@@ -95,7 +96,7 @@ def measure(
         raise ValueError(f"There is no way {min(unknown)!r} to cross. Ways: {', '.join(WAYS)}.")
     task, walks = _walk(config, crossings, seed)
     report: dict[str, Any] = {"env": config.env, "crossings": crossings, "seed": seed}
-    report["length"] = task.length
+    report |= {"env_kwargs": config.env_kwargs, "length": task.length}
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         for name, forget in (("memory", False), ("memory_off", True)):

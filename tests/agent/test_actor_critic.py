@@ -98,7 +98,10 @@ def test_replayed_rewards_teach_the_critic_but_not_across_episodes() -> None:
     first[:, 3] = True
     terminal[0, 2] = True
     records = Records({}, torch.zeros(2, 5), torch.randn(2, 5), first, terminal)
-    (gradient,) = torch.autograd.grad(behaviour.replay_value_loss(features, records), [features])
+    counts = torch.ones_like(first)
+    loss = behaviour.replay_value_loss(features, records, counts)
+    (gradient,) = torch.autograd.grad(loss, [features])
+    assert behaviour.replay_value_loss(features, records, ~counts) == 0
     reached = gradient.flatten(2).any(-1)
     assert reached[:, [0, 1, 3]].all()
     assert not reached[:, [2, 4]].any()

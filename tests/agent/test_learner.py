@@ -17,11 +17,17 @@ SMALL = ModelConfig(layers=("scan", "mlp"), width=16, head=8, latents=2, classes
 ROWS, FRAMES = 3, 8
 
 
-@pytest.fixture
-def learner() -> Learner:
+def build(model_only: bool = False, **context: object) -> Learner:
+    torch.manual_seed(0)
     agent = Agent(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), SMALL)
     behaviour = BehaviourConfig(horizon=3, starts=4)
-    return Learner(agent, behaviour, OptimiserConfig(), LongContextConfig(), ROWS)
+    settings = LongContextConfig(**context)  # pyright: ignore[reportArgumentType]
+    return Learner(agent, behaviour, OptimiserConfig(), settings, ROWS, model_only)
+
+
+@pytest.fixture
+def learner() -> Learner:
+    return build()
 
 
 def records(reward: float = 0.0) -> Records:
@@ -85,3 +91,50 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(learner: Learner) -> Non
 def test_nonsense_is_refused_by_name(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"optimiser.{setting}"):
         OptimiserConfig(**{setting: value})
+
+
+def test_gradients_stop_where_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where stretches are ignored, or their state or losses are lost between them."""
+    lengths, carried = [], []
+    for gradient in (0, 4):
+        learner = build(gradient=gradient)
+        real = learner.model.loss
+
+        def watched(records, carry, *args, real=real, **kwargs):
+            lengths.append(records.reward.shape[1])
+            carried.append(carry.features.abs().sum().item())
+            assert not any(leaf.requires_grad for leaf in tree_leaves(carry))
+            return real(records, carry, *args, **kwargs)
+
+        monkeypatch.setattr(learner.model, "loss", watched)
+        learner.update(records(1.0), torch.zeros(ROWS, dtype=torch.bool))
+    assert lengths == [8, 4, 4]
+    assert carried[0] == carried[1] == 0
+    assert carried[2] > 0
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_state_is_carried_from_batch_to_batch_where_asked(carry: bool) -> None:
+    """Fails where `context.carry` does nothing."""
+    learner = build(carry=carry)
+    on = torch.ones(ROWS, dtype=torch.bool)
+    learner.update(records(), on)
+    seen = []
+    real = learner.model.loss
+    learner.model.loss = lambda r, c, *a, **k: seen.append(c) or real(r, c, *a, **k)
+    learner.update(records(), on)
+    assert bool(seen[0].features.any()) == carry
+
+
+def test_model_only_leaves_the_behaviour_alone() -> None:
+    """Fails where the policy is trained on nothing, or the model is not trained."""
+    learner = build(model_only=True)
+    before = copy.deepcopy(learner.state_dict())
+    metrics = learner.update(records(1.0), torch.zeros(ROWS, dtype=torch.bool))
+    changed = {
+        name.split(".")[0]
+        for name, value in learner.state_dict().items()
+        if not torch.equal(before[name], value)
+    }
+    assert changed == {"model"}
+    assert "imagined_return" not in metrics

@@ -50,6 +50,8 @@ def test_frames_after_an_episode_are_not_counted() -> None:
     assert right["psnr_by_distance"] == [dream.BEST] * 4
     assert right["ssim"] == pytest.approx(1.0)
     assert right["rows_by_distance"] == [2, 2, 1, 1]
+    counts[:, 3] = False
+    assert dream._quality(truth, pictures, counts)["psnr_by_distance"][3] is None
 
 
 @pytest.mark.parametrize("rows", ["0", "-2"])

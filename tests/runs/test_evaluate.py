@@ -1,6 +1,7 @@
 """Evaluation counts fairly, repeats itself, and switches memory off when it says so."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,14 @@ from runs.evaluate import (
     evaluate,
     evaluate_run,
     evaluation_seed,
+    load_run,
     mean_ci,
     play,
     rate_ci,
     show,
     summary,
 )
-from runs.folder import RefusalError
+from runs.folder import RefusalError, read_config
 
 
 class Rememberer:
@@ -183,3 +185,16 @@ def test_stable_baselines_evaluates_our_agent(finished: Path) -> None:
     assert len(lengths) == 6
     assert np.isfinite(returns).all()
     envs.close()
+
+
+def test_a_run_trained_with_another_scan_is_evaluated_here(finished: Path, tmp_path: Path) -> None:
+    """Fails where a run from a machine with mamba-ssm cannot be evaluated without it."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    form = json.loads((run / "config.json").read_text())
+    form["config"]["scan"] = "mamba-ssm"
+    (run / "config.json").write_text(json.dumps(form))
+    assert read_config(run)[0].scan == "auto"
+    agent, config = load_run(run, "cpu")
+    assert config.scan == "auto"
+    assert agent.device.type == "cpu"

@@ -15,8 +15,10 @@ from agent.learner import NonFiniteError
 from envs.tmaze import TMaze
 from runs import checkpoint
 from runs.config import Config
-from runs.train import CrashError, Trainer, pick_scan, to_records
+from runs.device import pick_scan
+from runs.train import CrashError, Trainer, to_records
 from worldmodel.layers import Scan
+from worldmodel.long_context import LongContextConfig
 
 Quick = Callable[..., Config]
 
@@ -129,11 +131,22 @@ def test_the_seed_decides_everything(quick: Quick, tmp_path: Path) -> None:
     assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
 
 
-@pytest.mark.parametrize("env", ["clew/TMaze-v0", "CartPole-v1"])
+LONG = LongContextConfig(
+    window=8, gradient=16, curriculum=(8,), curriculum_updates=6, clean_prefix=0.3
+)
+RUNS: dict[str, dict[str, Any]] = {
+    "tmaze": {},
+    "cartpole": {"env": "CartPole-v1", "env_kwargs": {}},
+    "long": {"context": LONG},
+    "model": {"context": LONG, "model_only": True, "env": "clew/Hallway-v0", "env_kwargs": {}},
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
 def test_interrupted_and_resumed_equals_uninterrupted(
-    quick: Quick, tmp_path: Path, env: str
+    quick: Quick, tmp_path: Path, run: dict[str, Any]
 ) -> None:
-    config = quick(env=env, env_kwargs={"length": 5} if "TMaze" in env else {})
+    config = quick(**run)
     train(config, tmp_path / "whole")
     folder = tmp_path / "parts"
     for step in (90, 170, 270):  # before the first update, amid a line, after a checkpoint
@@ -142,6 +155,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         assert step <= stopped.env_steps < config.steps
     train(config, folder, None, checkpoint.complete(folder)[-1])
     assert_same_run(tmp_path / "whole", folder)
+
+
+def test_the_curriculum_reaches_the_batches(quick: Quick, tmp_path: Path) -> None:
+    """Fails where contexts are as long as at the end from the first update on."""
+    lengths = []
+
+    def watch(trainer: Trainer) -> None:
+        sample = trainer.replay.sample
+        if "watched" not in vars(trainer):
+            vars(trainer)["watched"] = True
+            trainer.replay.sample = lambda context: lengths.append(context) or sample(context)
+
+    trainer = train(quick(context=LONG), tmp_path, watch)
+    assert lengths == [8] * 6 + [32] * (len(lengths) - 6)
+    assert trainer.learner.updates == len(lengths) > 7
 
 
 @pytest.mark.parametrize("back", [1, 2])

@@ -8,8 +8,9 @@ from gymnasium import spaces
 
 from worldmodel import latents as latent
 from worldmodel.long_context import LongContextConfig, clean_prefix
-from worldmodel.model import LossWeights, ModelConfig, WorldModel
+from worldmodel.model import LossWeights, ModelConfig, Observed, WorldModel
 from worldmodel.pattern import PATTERNS, read_pattern
+from worldmodel.recall import Past, Recalls, pick_recalls
 from worldmodel.types import Records, tree_leaves
 
 ROWS, FRAMES = 3, 24
@@ -34,21 +35,12 @@ def records(frames: int = FRAMES) -> Records:
     )
 
 
-@pytest.fixture
-def evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every frame weighs the same: weights average 1 over a window, so they know its borders."""
-    monkeypatch.setattr("worldmodel.model.latent.sample", latent.mode)
-    monkeypatch.setattr("worldmodel.heads.TwoHot.doubt", lambda self, logits: 1.0)
-    monkeypatch.setattr(
-        "worldmodel.model.frame_share", lambda s, f: torch.full_like(s, 1 / s.shape[1])
-    )
-
-
-@pytest.mark.usefixtures("evenly")
 @pytest.mark.parametrize("layers", [("lssvwm",), ("window:5",), ("gru",)])
 @pytest.mark.parametrize("window", [1, 4, 12])
-def test_windows_change_neither_loss_nor_gradient(layers, window: int, agree) -> None:
-    """Fails where recomputing a window forgets what it was given, or cuts the gradient."""
+def test_windows_change_neither_loss_nor_gradient(layers, window: int, monkeypatch, agree) -> None:
+    """Fails where recomputing a window forgets what it was given, cuts the gradient, or weighs
+    frames by their window: how much is held in memory must not change what is learned."""
+    monkeypatch.setattr("worldmodel.model.latent.sample", latent.mode)
     model = world(layers=layers, loss=replace(LossWeights(), recall=0.0))
     data, carry = records(), model.initial(ROWS)
 
@@ -106,6 +98,37 @@ def test_recall_reaches_back_beyond_the_window() -> None:
     assert over.past.age.max() <= FRAMES
 
 
+def test_what_lay_before_the_window_is_what_is_recalled(agree) -> None:
+    """Fails where the kept frames' latents are not the target: by hand for a single kept frame."""
+    model, data = world(kept=1, recalls=50, imagined=0.0), records()
+    data.is_first[:] = False
+    features = torch.randn(ROWS, FRAMES, 1, 8)
+    kept = latent.unimix(torch.randn(ROWS, 1, 1, 2, 4) * 9)
+    past = Past(kept, torch.full((ROWS, 1), 30), torch.full((ROWS, 1), torch.inf))
+    own = latent.unimix(torch.randn(ROWS, FRAMES, 1, 2, 4) * 9)
+    observed = Observed(features, own.exp(), own)
+    torch.manual_seed(2)
+    surprise = torch.rand(ROWS, FRAMES)
+    loss = model._recall_loss(observed, surprise, data.is_first, past, ~data.is_first)
+    torch.manual_seed(2)
+    surprise = torch.rand(ROWS, FRAMES)
+    picks = pick_recalls(surprise, data.is_first, past, 50)
+    nats = []
+    for row, index, later, gap, exists in _each(picks):
+        target = kept[row, 0] if index == 0 else own[row, index - 1]
+        guess = model.recall(features[row, later], gap.float())
+        nats += [-(target.exp() * guess).sum()] if exists else []
+    assert (picks.past == 0).float().mean() > 0.3
+    assert picks.exists[picks.past == 0].all()
+    agree(loss, torch.stack(nats).mean(), 1e-4)
+
+
+def _each(picks: Recalls):
+    """Each pick of each row."""
+    for row in range(ROWS):
+        yield from ((row, *one) for one in zip(*(part[row] for part in picks), strict=True))
+
+
 def test_imagined_frames_replace_what_was_seen_only_where_asked() -> None:
     """Fails where training on own dreams is on when it is off, or replaces first frames."""
     model, data = world(imagined=1.0, loss=replace(LossWeights(), recall=0.0)), records()
@@ -130,9 +153,10 @@ def test_a_clean_prefix_is_looked_at_without_loss() -> None:
     assert prefix[prefix > 0].min() >= 20
     assert prefix.max() <= 36
     assert (counts.int().diff(dim=1) >= 0).all()
-    model, data = world(loss=replace(LossWeights(), recall=0.0)), records()
+    model, data = world(), records()
     nothing = model.loss(data, model.initial(ROWS), counts=torch.zeros_like(data.is_first))
     assert nothing.total == 0
+    assert model.loss(data, model.initial(ROWS)).losses["recall"] > 0
 
 
 def test_a_curriculum_grows_by_updates() -> None:

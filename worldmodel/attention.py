@@ -9,33 +9,29 @@ position embedding in time: the scan before each attention tells frames apart, a
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from worldmodel.types import AttendCarry
 
 GROUP_TOKENS = 1024  # queries of a group: its mask and its scores must stay small
 
 
 def local_attention(
     q: Float[Tensor, "B T S heads c"],
-    k: Float[Tensor, "B T S heads c"],
-    v: Float[Tensor, "B T S heads c"],
-    carry: AttendCarry,
-    is_first: Bool[Tensor, "B T"],
+    keys: Float[Tensor, "B pT S heads c"],
+    values: Float[Tensor, "B pT S heads c"],
+    segment: Int[Tensor, "B pT"],
 ) -> Float[Tensor, "B T S heads c"]:
-    """Attention of every frame to itself and to the frames that `carry` has room for.
+    """Attention of every frame to itself and to the p frames before it, of its own segment.
 
-    Frames before the last record marked `is_first` are not seen.
+    Keys and values begin with p carried frames. `segment` numbers what belongs together, episode
+    by episode, and is negative for a carried frame that does not exist.
     """
-    past, frames, tokens = carry.valid.shape[1], *q.shape[1:3]
+    frames, tokens = q.shape[1:3]
+    past = keys.shape[1] - frames
     group = max(1, min(frames, past, GROUP_TOKENS // tokens))
-    keys, values = torch.cat([carry.keys, k], 1), torch.cat([carry.values, v], 1)
-    # A carried frame belongs to segment 0; one that does not exist belongs to none.
-    segment = torch.cat([torch.where(carry.valid, 0, -1), is_first.cumsum(1)], 1)
     if past <= group:
         return _all_groups(q, keys, values, segment, group)
-    oldest = int(carry.valid.any(0).sum())  # what no row has yet costs nothing
+    oldest = int((segment[:, :past] >= 0).any(0).sum())  # what no row has yet costs nothing
     parts = []
     for start in range(0, frames, group):
         stop = min(start + group, frames)

@@ -86,8 +86,8 @@ class Attend(Operation):
 
     def forward(self, x, carry, is_first, every=None):
         q, k, v = rearrange(self.qkv(x), "b t s (n h c) -> n b t s h c", n=3, c=self.shape[-1])
-        y = local_attention(q, k, v, carry, is_first)
         seen = self._extend(carry, k, v, is_first)
+        y = local_attention(q, *seen)
         final = self._carries(seen, x.shape[1], x.shape[1])
         snapshots = self._carries(seen, every, every) if every else None
         final = AttendCarry(*(a[:, 0] for a in final))

@@ -38,7 +38,7 @@ FIGURES = {
     "scan_over_transformers_wide_tuned": Goal("the same, its chunks of the fastest size"),
     "matmul_share": Goal("FLOP/s of a step over those of its matrix products alone", ">=", 0.35),
     "bf16_over_fp32": Goal("training frames/s, bf16 autocast over fp32", ">=", 1.4),
-    "bf16_loss_difference": Goal("relative difference of their losses"),
+    "bf16_loss_difference": Goal("relative difference of their losses", "<=", 0.02),
     "interactive_fps": Goal("imagined and decoded 64x64 frames/s, one stream", ">=", 25.0),
 }
 

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from agent.actor_critic import BehaviourConfig
 from agent.agent import Agent
-from agent.learner import Learner, NonFiniteError, OptimiserConfig
+from agent.learner import BETAS, Learner, NonFiniteError, OptimiserConfig
 from worldmodel.long_context import LongContextConfig
 from worldmodel.model import ModelConfig
 from worldmodel.types import Records, tree_leaves
@@ -138,3 +138,21 @@ def test_model_only_leaves_the_behaviour_alone() -> None:
     }
     assert changed == {"model"}
     assert "imagined_return" not in metrics
+
+
+def test_no_step_exceeds_the_learning_rate() -> None:
+    """Fails where gradients that grow suddenly move a policy by many times its learning rate."""
+    furthest = {}
+    for betas in (BETAS, (0.9, 0.999)):
+        parameter = torch.nn.Parameter(torch.zeros(50))
+        optimiser = torch.optim.Adam([parameter], 1e-3, betas=betas)
+        furthest[betas] = 0.0
+        for step in range(300):
+            parameter.grad = torch.randn(50) * 0.01 + (20.0 if step > 250 else 0.0)
+            before = parameter.detach().clone()
+            optimiser.step()
+            moved = (parameter.detach() - before).abs().max().item()
+            furthest[betas] = max(furthest[betas], moved)
+    assert furthest[BETAS] <= 1.001e-3
+    assert furthest[0.9, 0.999] > 3e-3
+    assert all(o.defaults["betas"] == BETAS for o in build().optimisers.values())

@@ -116,14 +116,6 @@ def test_a_cpu_without_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bfloat16" in str(found.values[BF16[0]])
 
 
-def test_a_model_that_fails_in_bf16_is_told_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "bf16", lambda: ["bf16"])
-    monkeypatch.setattr(Training, "step", lambda *_: torch.ones(2) @ torch.ones(3))
-    found = precision.precision(tiny(Scale()), print)
-    assert "inconsistent tensor size" in str(found.values[BF16[0]])
-    assert "test_bench.py" in str(found.values[BF16[0]])
-
-
 def test_ratio_compares_neighbours() -> None:
     """A machine that is three times slower in one round changes nothing."""
     assert ratio([2.0, 6.0, 2.2], [1.0, 3.0, 1.0]) == 2.0

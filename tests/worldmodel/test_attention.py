@@ -6,6 +6,7 @@ from torch import Tensor
 
 from worldmodel import reference
 from worldmodel.attention import local_attention
+from worldmodel.layers import Attend, Sizes
 from worldmodel.types import AttendCarry
 
 ROWS, HEADS, CHANNELS = 2, 2, 4
@@ -22,6 +23,13 @@ def empty_carry(span: int, tokens: int) -> AttendCarry:
     return AttendCarry(garbage, garbage, torch.zeros(ROWS, span - 1, dtype=torch.bool))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, carry: AttendCarry, is_first: Tensor) -> Tensor:
+    """Attention behind a cache, as the layer puts them together."""
+    sizes = Sizes((1, q.shape[2]), HEADS * CHANNELS, CHANNELS, 4)
+    layer = Attend(sizes, carry.valid.shape[1] + 1)
+    return local_attention(q, *layer._extend(carry, k, v, is_first))
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("span", [1, 2, 5, 20])
@@ -30,7 +38,7 @@ def test_equals_the_reference(frames: int, span: int, tokens: int, chance: float
     """Fails where a frame sees too much, too little, or another episode; also by its gradients."""
     inputs = qkv(frames, tokens)
     is_first = torch.rand(ROWS, frames) < chance
-    actual = local_attention(*inputs, empty_carry(span, tokens), is_first)
+    actual = attend(*inputs, empty_carry(span, tokens), is_first)
     expected = reference.attention(*inputs, span, is_first)
     agree(actual, expected, 1e-5)
     weight = torch.randn_like(actual)
@@ -51,5 +59,5 @@ def test_carried_keys_are_seen_as_if_in_one_window(span: int, split: int, agree)
     valid = (past >= 0) & (past >= torch.tensor([[2], [0]]))
     carry = AttendCarry(k[:, past], v[:, past], valid)
     later = (a[:, split:] for a in (q, k, v))
-    actual = local_attention(*later, carry, is_first[:, split:])
+    actual = attend(*later, carry, is_first[:, split:])
     agree(actual, reference.attention(q, k, v, span, is_first)[:, split:], 1e-5)

@@ -408,3 +408,22 @@ def test_every_width_that_the_head_divides_works_with_images(width: int) -> None
     model = make(MIXED, spaces.Discrete(3), width=width, head=2)
     learned = model.loss(records(model, MIXED, spaces.Discrete(3)), model.initial(ROWS))
     assert learned.total.isfinite()
+
+
+@pytest.mark.parametrize("layers", [("lssvwm",), ("window:4",), ("gru",)])
+def test_autocast_changes_little(layers) -> None:
+    """Fails where bfloat16 reaches what has to be exact: the scan's states and the softmaxes."""
+    model = make(VECTOR, spaces.Discrete(3), layers)
+    data = records(model, VECTOR, spaces.Discrete(3))
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            learned = model.loss(data, model.initial(ROWS), every=4)
+        model.zero_grad()
+        learned.total.backward()
+        found.append(learned)
+        states = [a for a in tree_leaves(learned.snapshots.backbone) if a.dim() > 4]
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    torch.testing.assert_close(found[1].total, found[0].total, rtol=0.05, atol=0)
+    assert all(state.dtype == torch.float32 for state in states if state.dim() == 6)

@@ -41,13 +41,16 @@ class OptimiserConfig:
     """Largest norm of the actor's and of the critic's gradient."""
     warmup: int = 100
     """Updates over which the learning rates rise from zero."""
+    actor_delay: int = 100
+    """Updates before the policy begins to learn: a model that knows nothing yet misleads it."""
 
     def __post_init__(self) -> None:
         for name in ("model_lr", "actor_lr", "critic_lr", "clip", "behaviour_clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"optimiser.{name} = {getattr(self, name)} must be positive.")
-        if self.warmup < 0:
-            raise ValueError(f"optimiser.warmup = {self.warmup} must not be negative.")
+        for name in ("warmup", "actor_delay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimiser.{name} = {getattr(self, name)} must not be negative.")
 
 
 class NonFiniteError(RuntimeError):
@@ -103,6 +106,7 @@ class Learner(nn.Module):
         for stretch, counted in stretches:
             carry, past, metrics = self._learn(stretch, counted, carry, past, len(stretches))
             found.append(metrics)
+        self._set_rates()
         norms = self._step()
         self.behaviour.update_slow()
         self.carry, self.past, self.updates = carry, past, self.updates + 1
@@ -152,8 +156,10 @@ class Learner(nn.Module):
         return losses, metrics
 
     def _set_rates(self) -> None:
-        warm = min(1.0, (self.updates + 1) / max(1, self.optimiser_config.warmup))
+        config = self.optimiser_config
         for name, optimiser in self.optimisers.items():
+            done = self.updates - (config.actor_delay if name == "actor" else 0)
+            warm = min(1.0, max(0.0, (done + 1) / max(1, config.warmup)))
             for group in optimiser.param_groups:
                 group["lr"] = warm * self.rates[name]
 

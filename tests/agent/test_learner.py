@@ -1,6 +1,7 @@
 """One update: what it changes, what it must not, and what stops it."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,3 +157,22 @@ def test_no_step_exceeds_the_learning_rate() -> None:
     assert furthest[BETAS] <= 1.001e-3
     assert furthest[0.9, 0.999] > 3e-3
     assert all(o.defaults["betas"] == BETAS for o in build().optimisers.values())
+
+
+def test_learning_rates_rise_and_the_policy_waits() -> None:
+    """Fails where the first updates are made at the full rate, or the policy learns from a model
+    that knows nothing."""
+    learner = build()
+    settings = replace(OptimiserConfig(), warmup=4, actor_delay=2)
+    learner.optimiser_config, rates = settings, {"model": [], "actor": [], "critic": []}
+    policy = copy.deepcopy(learner.behaviour.actor.state_dict())
+    for update in range(8):
+        learner.update(records(float(update)), torch.zeros(ROWS, dtype=torch.bool))
+        for name, optimiser in learner.optimisers.items():
+            rates[name].append(optimiser.param_groups[0]["lr"] / learner.rates[name])
+        same = all(
+            torch.equal(policy[k], v) for k, v in learner.behaviour.actor.state_dict().items()
+        )
+        assert same == (update < 2)
+    assert rates["model"] == rates["critic"] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    assert rates["actor"] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]

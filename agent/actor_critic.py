@@ -83,14 +83,19 @@ class ActionDistribution(NamedTuple):
         A box follows the plain policy gradient. Categories are moved in their logits, whatever
         their probability, down to a floor and back from it (NeuRD, arXiv 1906.00190): the plain
         gradient revives an action in proportion to its probability, and one that was given up
-        for another stayed so for good.
+        for another stayed so for good. `action` must be drawn from this very distribution.
         """
         if self.mean is not None:
             return advantage * self._normal().log_prob(action).sum(-1)
         taken = action.split([part.shape[-1] for part in self.unmixed], -1)
-        nats = [(a * part).sum(-1) for a, part in zip(taken, self.unmixed, strict=True)]
+        parts = list(zip(taken, self.unmixed, self.categories, strict=True))
+        nats = [(a * own).sum(-1) for a, own, _ in parts]
         free = [(advantage > 0) | (n.detach() > math.log(FLOOR)) for n in nats]
-        return torch.stack([advantage * n * f for n, f in zip(nats, free, strict=True)]).sum(0)
+        # Against what was likely in the dream, random actions included: an advantage that all
+        # actions share, as long as values rise or fall, then moves nothing.
+        likely = [(mixed.detach().exp() * own).sum(-1) for _, own, mixed in parts]
+        moved = [(n - mean) * f for n, mean, f in zip(nats, likely, free, strict=True)]
+        return advantage * torch.stack(moved).sum(0)
 
     def entropy(self) -> Float[Tensor, "*n"]:
         """Entropy in nats, summed over the parts of an action."""

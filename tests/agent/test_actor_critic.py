@@ -134,3 +134,16 @@ def test_a_useless_action_is_pushed_down_to_the_floor_only() -> None:
     """Fails where logits run away, so that coming back would take for ever."""
     assert logits_gradient([1.0, 0.0, 0.0], -0.5)[1] < -0.3
     assert not logits_gradient([8.0, 0.0, 0.0], -0.5).any()
+
+
+@pytest.mark.parametrize("advantage", [0.3, -0.3])
+def test_what_all_actions_gain_moves_none(advantage: float) -> None:
+    """Fails where random actions in a dream bias the policy: while values rise, every action looks
+    better than expected, and a policy that was sure of the right one was drawn to uniform."""
+    leaf = torch.tensor([[6.0, 0.0, 1.0]], requires_grad=True)
+    logits = leaf.expand(200_000, 3)
+    unmixed = logits.log_softmax(-1)
+    policy = ActionDistribution((unimix(unmixed, 0.3),), (unmixed,))
+    gain = policy.gain(policy.sample().detach(), torch.full((200_000,), advantage))
+    (gradient,) = torch.autograd.grad(gain.mean(), [leaf])
+    assert gradient.abs().max() < 0.002

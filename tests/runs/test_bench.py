@@ -143,7 +143,7 @@ def test_jobs_take_turns() -> None:
         ("generate_10000_over_100", 1.06, False),
         ("carry_bytes_10000_over_100", 1.0, True),
         ("carry_bytes_10000_over_100", 0.99, False),
-        ("bf16_loss_difference", 0.5, None),
+        ("bf16_loss_difference", 0.5, False),
         ("scan_over_transformers", "transformers", None),
     ],
 )

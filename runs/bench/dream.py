@@ -139,7 +139,7 @@ def _quality(
     truth: Tensor, pictures: Tensor, counts: Bool[Tensor, "N T"], scale: float = 255.0
 ) -> dict[str, Any]:
     """Means over the rows that count, at each distance and over all."""
-    flat = frame_quality(truth.flatten(0, 1).float(), pictures.flatten(0, 1), scale)
+    flat = frame_quality(truth.flatten(0, 1).float(), pictures.flatten(0, 1).float(), scale)
     report: dict[str, Any] = {}
     for name, values in flat.items():
         values = values.view(counts.shape).clamp(max=BEST) * counts

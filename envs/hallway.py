@@ -46,8 +46,9 @@ class Hallway(Corridor):
 
     ## Arguments
     * `width`: steps from the start to the end, which is how long the cue must be kept.
-    * `shortest`: if given, every episode has a width of its own, log-uniform from `shortest` to
-      `width`.
+    * `shortest`: if given, every episode has a width of its own from `shortest` to `width`, drawn
+      so that each octave of widths fills as many steps: short hallways are many, and teach the
+      task, long ones are few, and take up as much of the experience.
     * `density`: the probability of a distractor in a cell.
     * `spare`: steps an agent may waste, so that exploration meets the reward at all.
     * `render_mode`: None, "ansi" or "rgb_array".
@@ -89,8 +90,8 @@ class Hallway(Corridor):
         """Draw a cue, the width and the distractors, go to the start, show the cue."""
         observation, info = super().reset(seed=seed, options=options)
         if self.shortest is not None:
-            low, high = np.log(self.shortest), np.log(self.longest + 1)
-            self.length = min(int(np.exp(self.np_random.uniform(low, high))), self.longest)
+            share = self.np_random.uniform(1 / (self.longest + 1), 1 / self.shortest)
+            self.length = min(int(1 / share), self.longest)
             self._things = np.full(self.length + 1, NOTHING)
         between = self.length - 1
         held = self.np_random.random(between) < self.density

@@ -3,10 +3,13 @@
 Unusual: the encoder sees one frame alone (memory lives in the backbone only), and a frame is
 always a grid of tokens. Images fill the grid; all other parts of an observation are added to
 every token and decoded from the mean over the tokens. Without an image the grid is one token.
+What is observed is prepared once (scaled, cut into patches, counted from 0), for the encoder and
+for the loss alike: with images these are the largest arrays of a training step.
 """
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from gymnasium import spaces
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from worldmodel.heads import mlp, symexp, symlog
@@ -53,23 +56,25 @@ class ImageCodec(nn.Module):
         self.decoder = nn.Sequential(*(_Split(patch, b, a) for patch, (a, b) in pairs[::-1]))
         self.pixels = nn.Linear(depths[0], channels * self.patch**2)
 
-    def patches(self, image: Tensor) -> Float[Tensor, "n h w pqc"]:
+    def prepare(self, image: Tensor) -> Float[Tensor, "n h w pqc"]:
         """Patches of images (n, H, W, c), in [-1/2, 1/2] where the space has bounds."""
         x = F.pad(image, (0, 0, 0, self.side - self.size[1], 0, self.side - self.size[0]))
         x = rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=self.patch, q=self.patch)
-        return (x.float() - self.offset) / self.range - 0.5
+        # In place, on a copy: each new array of this size costs more than what is computed in it.
+        x = x.to(torch.float, copy=True)
+        return x.sub_(self.offset + self.range / 2).div_(self.range)
 
-    def encode(self, image: Tensor) -> Float[Tensor, "n S D"]:
-        """Token embeddings of images (n, H, W, c)."""
-        return self.encoder(self.embed(self.patches(image))).flatten(1, 2)
+    def encode(self, patches: Float[Tensor, "n h w pqc"]) -> Float[Tensor, "n S D"]:
+        """Token embeddings of prepared images."""
+        return self.encoder(self.embed(patches)).flatten(1, 2)
 
     def decode(self, tokens: Float[Tensor, "n S D"]) -> Float[Tensor, "n h w pqc"]:
         """Patches, not clipped."""
         return self.pixels(self.decoder(tokens.unflatten(1, (self.grid, self.grid))))
 
-    def loss(self, decoded: Tensor, image: Tensor) -> Float[Tensor, " n"]:
+    def loss(self, decoded: Tensor, patches: Tensor) -> Float[Tensor, " n"]:
         """Squared error summed over the pixels of a frame."""
-        return (decoded - self.patches(image)).square().sum((-3, -2, -1))
+        return F.mse_loss(decoded, patches, reduction="none").sum((-3, -2, -1))
 
     def restore(self, decoded: Tensor) -> Tensor:
         """Images in the units of the space."""
@@ -130,21 +135,22 @@ class VectorCodec(nn.Module):
         self.encoder = mlp(size, 2 * width, width)
         self.decoder = mlp(width, 2 * width, size)
 
-    def _flat(self, vector: Tensor) -> Tensor:
+    def prepare(self, vector: Tensor) -> Float[Tensor, "n size"]:
+        """Vectors (n, ...), flattened and scaled."""
         flat = (vector.float().reshape(len(vector), -1) - self.middle) / self.scale
         return torch.where(self.bounded, flat, symlog(flat))
 
-    def encode(self, vector: Tensor) -> Float[Tensor, "n D"]:
-        """Embeddings of vectors (n, ...)."""
-        return self.encoder(self._flat(vector))
+    def encode(self, flat: Float[Tensor, "n size"]) -> Float[Tensor, "n D"]:
+        """Embeddings of prepared vectors."""
+        return self.encoder(flat)
 
     def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
         """Flattened, scaled values."""
         return self.decoder(token)
 
-    def loss(self, decoded: Tensor, vector: Tensor) -> Float[Tensor, " n"]:
+    def loss(self, decoded: Tensor, flat: Tensor) -> Float[Tensor, " n"]:
         """Squared error of the scaled values, summed."""
-        return (decoded - self._flat(vector)).square().sum(-1)
+        return (decoded - flat).square().sum(-1)
 
     def restore(self, decoded: Tensor) -> Tensor:
         """Decoded values in the units and the shape of the space."""
@@ -165,22 +171,23 @@ class DiscreteCodec(nn.Module):
         self.encoder = mlp(sum(self.counts), 2 * width, width)
         self.decoder = mlp(width, 2 * width, sum(self.counts))
 
-    def _index(self, value: Tensor) -> Tensor:
+    def prepare(self, value: Tensor) -> Int[Tensor, "n parts"]:
+        """Categories (n, ...), flattened and counted from 0."""
         return value.reshape(len(value), -1).long() - self.start
 
-    def encode(self, value: Tensor) -> Float[Tensor, "n D"]:
-        """Embeddings of categories (n, ...)."""
-        columns = zip(self._index(value).unbind(-1), self.counts, strict=True)
+    def encode(self, index: Int[Tensor, "n parts"]) -> Float[Tensor, "n D"]:
+        """Embeddings of prepared categories."""
+        columns = zip(index.unbind(-1), self.counts, strict=True)
         return self.encoder(torch.cat([F.one_hot(c, n) for c, n in columns], -1).float())
 
     def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
         """Logits of all categories, side by side."""
         return self.decoder(token)
 
-    def loss(self, decoded: Tensor, value: Tensor) -> Float[Tensor, " n"]:
+    def loss(self, decoded: Tensor, index: Tensor) -> Float[Tensor, " n"]:
         """Cross-entropy in nats, summed."""
-        columns = zip(decoded.split(self.counts, -1), self._index(value).unbind(-1), strict=True)
-        nats = [F.cross_entropy(logits, index, reduction="none") for logits, index in columns]
+        columns = zip(decoded.split(self.counts, -1), index.unbind(-1), strict=True)
+        nats = [F.cross_entropy(logits, one, reduction="none") for logits, one in columns]
         return torch.stack(nats).sum(0)
 
     def restore(self, decoded: Tensor) -> Tensor:
@@ -216,15 +223,15 @@ class ObservationCodec(nn.Module):
         # A list, because module names may hold no dots; its order is that of self.names.
         self.parts = nn.ModuleList(_part(leaves[name], width, grid) for name in self.names)
 
-    def encode(self, observation: Mapping[str, Tensor]) -> Float[Tensor, "*n S D"]:
-        """Token embeddings of frames; each leaf is (*n, ...), in the units of its space."""
-        some = observation[self.names[0]]
-        batch = some.shape[: some.dim() - len(self.shapes[self.names[0]])]
-        tokens = torch.zeros((), device=some.device)
-        for name, part in self._parts():
-            embedding = part.encode(observation[name].flatten(0, len(batch) - 1))
-            tokens = tokens + (embedding if name in self.images else embedding[:, None])
-        return tokens.unflatten(0, batch)
+    def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the other methods want for observations; each leaf is (n, ...), in its units."""
+        return {name: part.prepare(observation[name]) for name, part in self._parts()}
+
+    def encode(self, prepared: Mapping[str, Tensor]) -> Float[Tensor, "n S D"]:
+        """Token embeddings of prepared frames."""
+        parts = [(name, part.encode(prepared[name])) for name, part in self._parts()]
+        tokens = [x if name in self.images else x[:, None] for name, x in parts]
+        return reduce(torch.add, tokens)
 
     def decode(self, tokens: Float[Tensor, "n S D"]) -> dict[str, Tensor]:
         """Raw decodings by name; `restore` turns them into observations."""
@@ -234,10 +241,10 @@ class ObservationCodec(nn.Module):
         }
 
     def loss(
-        self, decoded: Mapping[str, Tensor], observation: Mapping[str, Tensor]
+        self, decoded: Mapping[str, Tensor], prepared: Mapping[str, Tensor]
     ) -> Float[Tensor, " n"]:
-        """Reconstruction loss of each frame, summed over the parts."""
-        losses = [part.loss(decoded[n], observation[n]) for n, part in self._parts()]
+        """Reconstruction loss of each prepared frame, summed over the parts."""
+        losses = [part.loss(decoded[n], prepared[n]) for n, part in self._parts()]
         return torch.stack(losses).sum(0)
 
     def restore(self, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:

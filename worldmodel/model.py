@@ -195,7 +195,7 @@ class WorldModel(nn.Module):
         Observations and actions are in the units of their spaces, (B, T, ...). Latents are
         sampled, or the likeliest ones where `deterministic`.
         """
-        posterior = self._posterior(observation)
+        posterior, _ = self._posterior(observation, prev_action.shape[:2])
         latents = latent.mode(posterior) if deterministic else latent.sample(posterior)
         action = self.actions.encode(prev_action)
         features, after, snapshots = self._advance(latents, action, is_first, carry, every)
@@ -283,7 +283,7 @@ class WorldModel(nn.Module):
 
     def _see(self, records: Records, carry: Carry, every: int | None) -> Seen:
         """One window, all losses but recall."""
-        posterior = self._posterior(records.observation)
+        posterior, prepared = self._posterior(records.observation, records.is_first.shape)
         latents = latent.sample(posterior)
         action = self.actions.encode(records.prev_action)
         led = (action, records.is_first, carry)
@@ -292,7 +292,7 @@ class WorldModel(nn.Module):
         before = torch.cat([carry.features[:, None], features[:, :-1]], 1)
         prior = self.transition(before, action)
         foreseen = _foreseen(records.is_first, carry)
-        losses, doubts = self._prediction_losses(features, latents, records)
+        losses, doubts = self._prediction_losses(features, latents, records, prepared)
         logits = self.foresight(torch.cat([self.pool(before), action], -1))
         losses["foresight"] = self.two_hot.loss(logits, records.reward) * foreseen
         doubts["foresight"] = self.two_hot.doubt(logits)
@@ -323,10 +323,13 @@ class WorldModel(nn.Module):
             return features, final, None
         return features, final, Carry(snapshots, features[:, every - 1 :: every])
 
-    def _posterior(self, observation: dict[str, Tensor]) -> Float[Tensor, "B T S K C"]:
-        """What each frame says by itself."""
-        tokens = self.codec.encode(observation)
-        return latent.unimix(latent.capped(self._split(self.to_latents(tokens + self.place))))
+    def _posterior(self, observation: dict[str, Tensor], batch: tuple[int, ...]):
+        """What each frame says by itself, (B, T, S, K, C), and the frames as the codec has them."""
+        frames = {name: value.flatten(0, 1) for name, value in observation.items()}
+        prepared = self.codec.prepare(frames)
+        tokens = self.codec.encode(prepared).unflatten(0, batch)
+        logits = self._split(self.to_latents(tokens + self.place))
+        return latent.unimix(latent.capped(logits)), prepared
 
     def _split(self, logits: Float[Tensor, "*n KC"]) -> Float[Tensor, "*n K C"]:
         return logits.unflatten(-1, (self.config.latents, self.config.classes))
@@ -335,16 +338,15 @@ class WorldModel(nn.Module):
         return self.codec.decode(self.to_frame(latents.flatten(-2)))
 
     def _prediction_losses(
-        self, features, latents, records: Records
+        self, features, latents, records: Records, prepared: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of what is decoded from the latents or read off the features, and doubts."""
-        frames = {name: value.flatten(0, 1) for name, value in records.observation.items()}
         decoded = self._decode(latents.flatten(0, 1))
         pooled = self.pool(features)
         reward = self.reward(pooled)
         goes_on = (~records.is_terminal).float()
         losses = {
-            "reconstruction": self.codec.loss(decoded, frames).view_as(records.reward),
+            "reconstruction": self.codec.loss(decoded, prepared).view_as(records.reward),
             "reward": self.two_hot.loss(reward, records.reward),
             "continuation": F.binary_cross_entropy_with_logits(
                 self.continuation(pooled).squeeze(-1), goes_on, reduction="none"

@@ -112,7 +112,7 @@ def test_renders():
 
 
 def test_widths_can_be_drawn() -> None:
-    """Fails where a drawn width leaves its range, does not fill octaves evenly, or breaks the rules."""
+    """Fails where drawn widths leave their range, fill octaves unevenly, or break the rules."""
     env = Hallway(width=400, shortest=10)
     widths = []
     for seed in range(2000):

@@ -43,6 +43,8 @@ class OptimiserConfig:
     """Updates over which the learning rates rise from zero."""
     actor_delay: int = 100
     """Updates before the policy begins to learn: a model that knows nothing yet misleads it."""
+    cooldown: float = 0.0
+    """Share of the run, its end, over which the learning rates fall to zero."""
 
     def __post_init__(self) -> None:
         for name in ("model_lr", "actor_lr", "critic_lr", "clip", "behaviour_clip"):
@@ -51,6 +53,8 @@ class OptimiserConfig:
         for name in ("warmup", "actor_delay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimiser.{name} = {getattr(self, name)} must not be negative.")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"optimiser.cooldown = {self.cooldown} must lie in [0, 1].")
 
 
 class NonFiniteError(RuntimeError):
@@ -91,8 +95,12 @@ class Learner(nn.Module):
         self.updates = 0
         self.carry, self.past = agent.model.initial(rows), agent.model.initial_past(rows)
 
-    def update(self, records: Records, continues: Bool[Tensor, " B"]) -> dict[str, float]:
+    def update(
+        self, records: Records, continues: Bool[Tensor, " B"], done: float = 0.0
+    ) -> dict[str, float]:
         """Learn from a batch whose rows go on from the last one where `continues`.
+
+        `done` is the share of the run that lies behind, for the learning rates' sake.
 
         Raises:
             NonFiniteError: where a loss or gradient is NaN or infinite.
@@ -106,7 +114,7 @@ class Learner(nn.Module):
         for stretch, counted in stretches:
             carry, past, metrics = self._learn(stretch, counted, carry, past, len(stretches))
             found.append(metrics)
-        self._set_rates()
+        self._set_rates(done)
         norms = self._step()
         self.behaviour.update_slow()
         self.carry, self.past, self.updates = carry, past, self.updates + 1
@@ -155,13 +163,14 @@ class Learner(nn.Module):
             metrics["replay_value"] = replay_value
         return losses, metrics
 
-    def _set_rates(self) -> None:
+    def _set_rates(self, done: float) -> None:
         config = self.optimiser_config
+        cool = min(1.0, (1 - done) / config.cooldown) if config.cooldown else 1.0
         for name, optimiser in self.optimisers.items():
-            done = self.updates - (config.actor_delay if name == "actor" else 0)
-            warm = min(1.0, max(0.0, (done + 1) / max(1, config.warmup)))
+            updates = self.updates - (config.actor_delay if name == "actor" else 0)
+            warm = min(1.0, (updates + 1) / max(1, config.warmup))
             for group in optimiser.param_groups:
-                group["lr"] = warm * self.rates[name]
+                group["lr"] = max(0.0, min(warm, cool)) * self.rates[name]
 
     def _step(self) -> dict[str, Tensor]:
         """One step of all optimisers, or of none."""

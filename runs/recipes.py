@@ -1,7 +1,7 @@
 """Recipes: settings that are known to work, by name. Typed values, so a typo cannot hide in one."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.actor_critic import BehaviourConfig
 from agent.learner import OptimiserConfig
@@ -133,7 +133,23 @@ HALLWAY = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEBUG, TMAZE, CARTPOLE, MINIGRID_EMPTY, HALLWAY)}
+HALLWAY_LONG = Recipe(
+    name="hallway-long",
+    summary="The same past 10,000 steps, with gradients across 512 of them at most.",
+    cost="1,500,000 steps, 30 minutes",
+    config=replace(
+        HALLWAY.config,
+        # Drawn widths, each octave as much of the experience: short ones teach what a cue is.
+        env_kwargs={"width": 10_000, "shortest": 20},
+        prefill=64_000,
+        optimiser=OptimiserConfig(cooldown=0.4),
+        replay=ReplayConfig(capacity=1_600_000, batch=8, context=512, stream=16_384),
+        context=LongContextConfig(window=128, gradient=512, curriculum=(128, 256)),
+    ),
+)
+
+PRESETS = (DEBUG, TMAZE, CARTPOLE, MINIGRID_EMPTY, HALLWAY, HALLWAY_LONG)
+RECIPES = {recipe.name: recipe for recipe in PRESETS}
 
 
 def find_recipe(name: str) -> Recipe:

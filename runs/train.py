@@ -167,8 +167,9 @@ class Trainer:
         buffers = {name: value.clone() for name, value in self.learner.named_buffers()}
         random_state = torch.get_rng_state()
         records = to_records(arrays, self.device)
+        done = self.env_steps / self.config.steps
         try:
-            return self.learner.update(records, torch.as_tensor(continues, device=self.device))
+            return self.learner.update(records, torch.as_tensor(continues).to(self.device), done)
         except NonFiniteError as error:
             self.learner.load_state_dict(buffers, strict=False)
             torch.set_rng_state(random_state)

@@ -88,7 +88,9 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(learner: Learner) -> Non
     assert learner.updates == 0
 
 
-@pytest.mark.parametrize(("setting", "value"), [("clip", -1.0), ("model_lr", 0.0), ("warmup", -1)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("clip", -1.0), ("model_lr", 0.0), ("warmup", -1), ("cooldown", 2.0)]
+)
 def test_nonsense_is_refused_by_name(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"optimiser.{setting}"):
         OptimiserConfig(**{setting: value})
@@ -176,3 +178,16 @@ def test_learning_rates_rise_and_the_policy_waits() -> None:
         assert same == (update < 2)
     assert rates["model"] == rates["critic"] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
     assert rates["actor"] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_learning_rates_fall_at_the_end() -> None:
+    """Fails where the share of the run that is done does not count, or too early."""
+    learner = build()
+    learner.optimiser_config = replace(OptimiserConfig(), warmup=0, actor_delay=0, cooldown=0.5)
+    found = []
+    for done in (0.0, 0.5, 0.75, 1.0, 1.25):
+        learner.update(records(), torch.zeros(ROWS, dtype=torch.bool), done)
+        found.append(
+            [o.param_groups[0]["lr"] / learner.rates[n] for n, o in learner.optimisers.items()]
+        )
+    assert found == [[share] * 3 for share in (1.0, 1.0, 0.5, 0.0, 0.0)]

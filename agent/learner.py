@@ -17,7 +17,7 @@ from agent.imagination import imagine
 from worldmodel.long_context import LongContextConfig, clean_prefix
 from worldmodel.model import Learned, detach, records_at
 from worldmodel.recall import Past
-from worldmodel.types import Carry, Records, tree_map
+from worldmodel.types import Carry, Records, tree_map, tree_where
 
 # Equal, so that no step exceeds the learning rate (Cauchy-Schwarz; Orvieto and Gower 2025, arXiv
 # 2505.21829). With 0.999 for the squares, the first rewards that a policy met, twenty times larger
@@ -123,13 +123,9 @@ class Learner(nn.Module):
 
     def _incoming(self, continues: Bool[Tensor, " B"]) -> tuple[Carry, Past]:
         """What each row brings along."""
-
-        def choose(old: Tensor, new: Tensor) -> Tensor:
-            return torch.where(continues.view(-1, *[1] * (old.dim() - 1)), old, new)
-
         rows = len(continues)
         empty = self.model.initial(rows), self.model.initial_past(rows)
-        return tree_map(choose, (self.carry, self.past), empty)
+        return tree_where(continues, (self.carry, self.past), empty)
 
     def _learn(self, records: Records, counts: Tensor, carry: Carry, past: Past, parts: int):
         """Add the gradients of one of so many stretches; what it leaves behind, and metrics."""

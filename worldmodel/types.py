@@ -14,6 +14,7 @@ nothing mutates it, and `tree_map` is all that is needed to index, detach, stack
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -69,6 +70,15 @@ def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
         return fn(*trees)
     children = [tree_map(fn, *parts) for parts in zip(*trees, strict=True)]
     return type(first)(*children) if hasattr(first, "_fields") else tuple(children)
+
+
+def tree_where(rows: Bool[Tensor, " B"], tree: Any, other: Any) -> Any:
+    """The rows of one tree, and the remaining ones of another."""
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+    return tree_map(choose, tree, other)
 
 
 def tree_leaves(tree: Any) -> list[Tensor]:

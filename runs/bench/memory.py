@@ -11,7 +11,6 @@ Each with memory and with memory off.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from envs.registry import make
 from runs import folder
 from runs.config import Config
 from runs.evaluate import evaluation_seed, load_run, mean_ci, rate_ci
-from worldmodel.types import Carry, tree_map
+from worldmodel.types import Carry, tree_where
 
 LONGEST = 3  # a dream that has not reached its end after so many times the true length is wrong
 HELD = 2**16  # frames that are observed at a time
@@ -57,10 +56,17 @@ def measure_run(
         agent, config = load_run(run, "cpu")
         config = replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {}))
         report = measure(agent, config, crossings, seed, ways)
-    part = "" if set(ways) == WAYS.keys() else f"-{'-'.join(ways)}"
-    path = run / "evaluation" / f"memory-{report['length']}{part}.json"
+    path = run / "evaluation" / f"memory-{'-'.join(_marks(report, env_kwargs or {}))}.json"
     folder.write_json(path, report)
     return report | {"written": str(path)}
+
+
+def _marks(report: dict[str, Any], env_kwargs: dict[str, Any]) -> list[str]:
+    """What tells a report from others: its length, other changes to the task, ways left out."""
+    length = report["length"]
+    changes = [f"{k}={v}" for k, v in sorted(env_kwargs.items()) if v != length]
+    ways = list(report["memory"])
+    return [str(length), *changes, *(ways if len(ways) < len(WAYS) else [])]
 
 
 class Crossings(NamedTuple):
@@ -157,7 +163,7 @@ class _Probe:
         arrived = torch.zeros(self.rows, dtype=torch.bool)
         for _ in range(LONGEST * self.task.length):
             imagined, after = self._imagine(carry, self.forward)
-            carry = tree_map(partial(_choose, arrived), carry, after)
+            carry = tree_where(arrived, carry, after)
             steps += ~arrived
             arrived |= self.model.decode(imagined.latents)[self.name][:, self.task.end] > 0.5
             if arrived.all():
@@ -192,10 +198,6 @@ class _Probe:
 
     def _encode(self, action: Tensor) -> Tensor:
         return self.model.actions.encode(action)
-
-
-def _choose(rows: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    return torch.where(rows.view(-1, *[1] * (old.dim() - 1)), old, new)
 
 
 def show(report: dict[str, Any], console: Console) -> None:

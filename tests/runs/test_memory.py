@@ -133,6 +133,16 @@ def test_a_run_is_measured_where_it_lies(trained: Path, capsys: pytest.CaptureFi
     assert not (trained / "evaluation" / "evaluation.json").exists()
 
 
+def test_reports_of_other_tasks_keep_apart(trained: Path) -> None:
+    """Fails where a report overwrites that of the same length under other rules."""
+    plain = memory.measure_run(trained, 10, env_kwargs={"width": 7})
+    dense = memory.measure_run(trained, 10, env_kwargs={"width": 7, "density": 1.0})
+    part = memory.measure_run(trained, 10, env_kwargs={"width": 7}, ways=("seen",))
+    written = [Path(report["written"]).name for report in (plain, dense, part)]
+    assert written == ["memory-7.json", "memory-7-density=1.0.json", "memory-7-seen.json"]
+    assert json.loads(Path(plain["written"]).read_text())["memory"] == plain["memory"]
+
+
 @pytest.mark.parametrize(
     ("asked", "hint"),
     [

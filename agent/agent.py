@@ -22,7 +22,7 @@ from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.spaces import flatten_observation, space_from_json, space_to_json
 from worldmodel.types import Carry
 
-FORMAT = 2  # 1 had RMSNorm in heads and backbone
+FORMAT = 3  # 1 had RMSNorm in heads and backbone, 2 torch's MultiheadAttention in the transition
 
 
 class AgentState(NamedTuple):

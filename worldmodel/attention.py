@@ -9,7 +9,7 @@ position embedding in time: the scan before each attention tells frames apart, a
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Queries of a group. Where the past is short, small groups mask little; where it is long, a group's
@@ -69,11 +69,16 @@ def _one_group(q, keys, values, segment, past: int) -> Float[Tensor, "B g S head
     if tokens > 1:
         visible = visible.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
     q, keys, values = (rearrange(a, "b t s h c -> b h (t s) c") for a in (q, keys, values))
-    out = _attend(q, keys, values, visible[:, None])
+    out = attend(q, keys, values, visible[:, None])
     return rearrange(out, "b h (t s) c -> b t s h c", s=tokens)
 
 
-def _attend(q, keys, values, mask) -> Float[Tensor, "B heads gS c"]:
+def attend(
+    q: Float[Tensor, "*n L c"],
+    keys: Float[Tensor, "*n M c"],
+    values: Float[Tensor, "*n M c"],
+    mask: Bool[Tensor, "... L M"] | None = None,
+) -> Float[Tensor, "*n L c"]:
     """Attention, in float32 on a CPU: in bfloat16 its backward pass takes five times as long."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)

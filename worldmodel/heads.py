@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodel.attention import attend
 from worldmodel.latents import unimix
 
 SURE = 0.01  # nats; what a prediction without any doubt still counts
@@ -113,6 +115,23 @@ class TwoHot(nn.Module):
         return torch.lerp(below_nats, above_nats, weight)
 
 
+class Exchange(nn.Module):
+    """Attention among the tokens of one frame, after a LayerNorm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = math.gcd(4, width)
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*n S D"]) -> Float[Tensor, "*n S D"]:
+        """What the tokens tell each other."""
+        qkv = self.qkv(self.norm(x)).flatten(0, -3)
+        q, k, v = rearrange(qkv, "b s (n h c) -> n b h s c", n=3, h=self.heads)
+        return self.out(rearrange(attend(q, k, v), "b h s c -> b s (h c)").view_as(x))
+
+
 class Transition(nn.Module):
     """The distribution of the next frame's latents, given the features and an action.
 
@@ -123,11 +142,7 @@ class Transition(nn.Module):
         super().__init__()
         self.latents = latents
         self.action = nn.Linear(action, width)
-        self.exchange = None
-        if tokens > 1:
-            self.norm = nn.LayerNorm(width)
-            heads = math.gcd(4, width)
-            self.exchange = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
+        self.exchange = Exchange(width) if tokens > 1 else None
         self.net = mlp(width, 2 * width, math.prod(latents))
 
     def forward(
@@ -135,9 +150,7 @@ class Transition(nn.Module):
     ) -> Float[Tensor, "*n S K C"]:
         """Log-probabilities of the next frame's latents."""
         x = features + self.action(action)[..., None, :]
-        if self.exchange is not None:
-            flat = self.norm(x).flatten(0, -3)
-            x = x + self.exchange(flat, flat, flat, need_weights=False)[0].view_as(x)
+        x = x if self.exchange is None else x + self.exchange(x)
         return unimix(self.net(x).unflatten(-1, self.latents))
 
 

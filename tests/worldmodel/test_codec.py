@@ -142,6 +142,21 @@ def test_bounded_images_are_restored_inside_their_bounds() -> None:
     assert restored.max() == high
 
 
+@pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16], ids=str)
+def test_gradient_of_the_squared_error(dtype: torch.dtype) -> None:
+    """Fails where the gradient by hand is not that of the error, or has another type."""
+    codec = ImageCodec(IMAGES["float"], WIDTH, GRID)
+    target = codec.prepare(frames(IMAGES["float"], 3)["observation"])
+    decoded = torch.randn_like(target).to(dtype).requires_grad_()
+    weight = torch.randn(3)
+    (codec.loss(decoded, target) * weight).sum().backward()
+    found, decoded.grad = decoded.grad, None
+    ((decoded - target).square().sum((1, 2, 3)) * weight).sum().backward()
+    torch.testing.assert_close(
+        found, decoded.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5
+    )
+
+
 def test_constant_images_give_no_nan() -> None:
     """Fails where an image space of one value divides by its empty range."""
     space = spaces.Box(0, 0, (4, 4, 1), np.uint8)

@@ -24,6 +24,8 @@ from worldmodel.types import Carry, Records, tree_map, tree_where
 # than what it had known, moved it by up to thirty times the learning rate, and broke it.
 BETAS = (0.95, 0.95)
 
+PRECISIONS = ("fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
@@ -45,6 +47,9 @@ class OptimiserConfig:
     """Updates before the policy begins to learn: a model that knows nothing yet misleads it."""
     cooldown: float = 0.0
     """Share of the run, its end, over which the learning rates fall to zero."""
+    precision: str = "fp32"
+    """fp32, or bf16: learn under bfloat16 autocast, faster where the hardware multiplies in it.
+    Weights, scans and what is carried stay in float32; so does acting."""
 
     def __post_init__(self) -> None:
         for name in ("model_lr", "actor_lr", "critic_lr", "clip", "behaviour_clip"):
@@ -55,6 +60,9 @@ class OptimiserConfig:
                 raise ValueError(f"optimiser.{name} = {getattr(self, name)} must not be negative.")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"optimiser.cooldown = {self.cooldown} must lie in [0, 1].")
+        if self.precision not in PRECISIONS:
+            valid = " or ".join(PRECISIONS)
+            raise ValueError(f"optimiser.precision = {self.precision!r} must be {valid}.")
 
 
 class NonFiniteError(RuntimeError):
@@ -129,19 +137,25 @@ class Learner(nn.Module):
 
     def _learn(self, records: Records, counts: Tensor, carry: Carry, past: Past, parts: int):
         """Add the gradients of one of so many stretches; what it leaves behind, and metrics."""
-        every = None if self.model_only else self.behaviour.config.starts
-        window = self.context.held(counts.shape[1])
-        learned = self.model.loss(records, carry, past, every, window, counts)
-        losses, metrics = {"model": learned.total}, {}
-        if not self.model_only:
-            behaviour, metrics = self._behaviour_losses(learned, records, counts)
-            losses |= behaviour
+        bf16 = self.optimiser_config.precision == "bf16"
+        with torch.autocast(counts.device.type, torch.bfloat16, enabled=bf16):
+            learned, losses, metrics = self._losses(records, counts, carry, past)
         for name, loss in losses.items():
             if not loss.isfinite():
                 raise NonFiniteError(f"The loss of the {name}")
         (torch.stack(list(losses.values())).sum() / parts).backward()
         metrics = {k: v.detach() for k, v in (metrics | losses | learned.losses).items()}
         return detach(learned.carry), learned.past, metrics
+
+    def _losses(self, records: Records, counts: Tensor, carry: Carry, past: Past):
+        """What a stretch taught the model, the losses by what they train, and metrics."""
+        every = None if self.model_only else self.behaviour.config.starts
+        window = self.context.held(counts.shape[1])
+        learned = self.model.loss(records, carry, past, every, window, counts)
+        if self.model_only:
+            return learned, {"model": learned.total}, {}
+        losses, metrics = self._behaviour_losses(learned, records, counts)
+        return learned, {"model": learned.total} | losses, metrics
 
     def _behaviour_losses(self, learned: Learned, records: Records, counts: Tensor):
         every = self.behaviour.config.starts

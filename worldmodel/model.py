@@ -389,8 +389,8 @@ class WorldModel(nn.Module):
 
 
 def detach(carry: Carry) -> Carry:
-    """The same carry, without the gradient of how it came about."""
-    return tree_map(Tensor.detach, carry)
+    """The same carry in float32, without the gradient of how it came about."""
+    return tree_map(lambda a: (a.float() if a.is_floating_point() else a).detach(), carry)
 
 
 def _foreseen(is_first: Bool[Tensor, "B T"], carry: Carry) -> Bool[Tensor, "B T"]:

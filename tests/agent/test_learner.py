@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from agent.actor_critic import BehaviourConfig
 from agent.agent import Agent
-from agent.learner import BETAS, Learner, NonFiniteError, OptimiserConfig
+from agent.learner import BETAS, PRECISIONS, Learner, NonFiniteError, OptimiserConfig
 from worldmodel.long_context import LongContextConfig
 from worldmodel.model import ModelConfig
 from worldmodel.types import Records, tree_leaves
@@ -65,6 +65,22 @@ def test_an_update_changes_all_parts_and_keeps_the_carry(learner: Learner) -> No
     assert all(value == value for value in metrics.values())
 
 
+def test_bfloat16_learns_the_same() -> None:
+    """Fails where autocast changes the losses, is not used, or leaves bfloat16 behind."""
+    found = {}
+    for precision in PRECISIONS:
+        learner = build(window=4)
+        learner.optimiser_config = replace(OptimiserConfig(), precision=precision)
+        data = records(1.0)
+        torch.manual_seed(1)
+        found[precision] = learner.update(data, torch.zeros(ROWS, dtype=torch.bool))
+        leaves = [*tree_leaves(learner.carry), *learner.parameters()]
+        assert not any(leaf.dtype == torch.bfloat16 for leaf in leaves)
+    for name in ("model", "reconstruction", "critic"):
+        assert found["bf16"][name] != found["fp32"][name]
+        assert found["bf16"][name] == pytest.approx(found["fp32"][name], rel=0.05)
+
+
 def test_a_row_that_jumped_starts_from_nothing(learner: Learner) -> None:
     """Fails where memory of one place leaks into another, or is lost where the row goes on."""
     learner.update(records(), torch.zeros(ROWS, dtype=torch.bool))
@@ -89,9 +105,10 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(learner: Learner) -> Non
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("clip", -1.0), ("model_lr", 0.0), ("warmup", -1), ("cooldown", 2.0)]
+    ("setting", "value"),
+    [("clip", -1.0), ("model_lr", 0.0), ("warmup", -1), ("cooldown", 2.0), ("precision", "fp16")],
 )
-def test_nonsense_is_refused_by_name(setting: str, value: float) -> None:
+def test_nonsense_is_refused_by_name(setting: str, value: float | str) -> None:
     with pytest.raises(ValueError, match=f"optimiser.{setting}"):
         OptimiserConfig(**{setting: value})
 

@@ -138,7 +138,8 @@ class Learner(nn.Module):
     def _learn(self, records: Records, counts: Tensor, carry: Carry, past: Past, parts: int):
         """Add the gradients of one of so many stretches; what it leaves behind, and metrics."""
         bf16 = self.optimiser_config.precision == "bf16"
-        with torch.autocast(counts.device.type, torch.bfloat16, enabled=bf16):
+        # Without its cache: in older torch, weights cast under no_grad stay without gradient.
+        with torch.autocast(counts.device.type, torch.bfloat16, bf16, cache_enabled=False):
             learned, losses, metrics = self._losses(records, counts, carry, past)
         for name, loss in losses.items():
             if not loss.isfinite():

@@ -68,6 +68,12 @@ class LongContextConfig:
         Raises:
             ValueError: naming the setting and the values that would do.
         """
+        for name in ("window", "gradient"):
+            if getattr(self, name) > full:
+                raise ValueError(
+                    f"context.{name} = {getattr(self, name)} must not be longer than "
+                    f"replay.context = {full}; valid: 0 or {divisors(full)}."
+                )
         for length in (*self.curriculum, full):
             named = f"a context of {length} frames (replay.context or context.curriculum)"
             for name, part in (("gradient", self.stretch(length)), ("window", self.held(length))):
@@ -76,7 +82,9 @@ class LongContextConfig:
                         f"context.{name} = {part} must divide {named}; valid: {divisors(length)}."
                     )
             if self.stretch(length) < 2:
-                raise ValueError(f"context.gradient = 1 of {named} leaves nothing to learn from.")
+                raise ValueError(
+                    f"Gradients across 1 frame of {named} leave nothing to learn from."
+                )
             if starts and self.held(length) % starts:
                 raise ValueError(
                     f"behaviour.starts = {starts} must divide every window; {named} has windows "

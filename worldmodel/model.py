@@ -218,7 +218,7 @@ class WorldModel(nn.Module):
         features, carry, _ = self._advance(latents[:, None], action[:, None], first, carry)
         pooled = self.pool(features[:, 0])
         reward = self.two_hot.mean(self.reward(pooled))
-        continuation = self.continuation(pooled).squeeze(-1).sigmoid()
+        continuation = self.continuation(pooled).squeeze(-1).float().sigmoid()
         return Imagined(features[:, 0], latents, reward, continuation), carry
 
     def decode(self, latents: Float[Tensor, "n S K C"]) -> dict[str, Tensor]:
@@ -266,7 +266,7 @@ class WorldModel(nn.Module):
         surprise, first = frames["dynamics"].detach(), records.is_first
         for name in seen[0].doubts:
             doubt = torch.cat([s.doubts[name] for s in seen], 1)
-            frames[name] = frames[name] * (doubt / doubt.mean())
+            frames[name] = frames[name] * (doubt / doubt.mean().clamp(min=1e-8))
         # What is to be recalled must have been encoded: rare frames are no afterthought.
         share = frame_share(surprise, first) * first.shape[1]
         frames["reconstruction"] = frames["reconstruction"] * (1 + share) / 2
@@ -295,7 +295,7 @@ class WorldModel(nn.Module):
         losses, doubts = self._prediction_losses(features, latents, records, prepared)
         logits = self.foresight(torch.cat([self.pool(before), action], -1))
         losses["foresight"] = self.two_hot.loss(logits, records.reward) * foreseen
-        doubts["foresight"] = self.two_hot.doubt(logits)
+        doubts["foresight"] = self.two_hot.doubt(logits) * foreseen
         losses |= self._divergences(posterior, prior, foreseen)
         return Seen(losses, doubts, Observed(features, latents, posterior), after, snapshots)
 
@@ -308,9 +308,8 @@ class WorldModel(nn.Module):
         features, _, _ = self._advance(latents, action, is_first, carry)
         before = torch.cat([carry.features[:, None], features[:, :-1]], 1)
         expected = latent.sample(latent.unmixed(self.transition(before, action)))
-        chosen = (
-            torch.rand(is_first.shape, device=is_first.device) < self.config.imagined
-        ) & ~is_first
+        chosen = torch.rand(is_first.shape, device=is_first.device) < self.config.imagined
+        chosen &= _foreseen(is_first, carry)
         return torch.where(chosen[..., None, None, None], expected, latents)
 
     def _advance(self, latents, action, is_first, carry: Carry, every: int | None = None):

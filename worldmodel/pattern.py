@@ -14,7 +14,7 @@ the same width and, to a few per cent, as many parameters.
     mamba         one scan over the whole frame, no attention
     mamba-local   one scan over the whole frame, local attention
     block-1       as lssvwm, with a scan of its own for every token's place
-    window[:K]    causal transformer that sees K frames (192)
+    window[:K]    causal transformer that sees K frames (192), a third of them in each layer
     full[:K]      causal transformer that sees the whole context, of K frames at most (1024)
     gru           gated recurrent units, attention inside the frame
 """
@@ -26,7 +26,9 @@ from typing import NamedTuple
 
 Grid = tuple[int, int]
 
+TRANSFORMERS = ("window", "full")
 WINDOW, FULL = 192, 1024
+DEPTH = 3  # attentions of a transformer
 
 
 class Word(NamedTuple):
@@ -49,9 +51,10 @@ def read_pattern(layers: Sequence[str], grid: Grid) -> list[Word]:
 
 def _expand(layers: tuple[str, ...], grid: Grid) -> tuple[str, ...]:
     """A pattern's name, alone, as words; words stay as they are."""
-    name, _, argument = layers[0].partition(":")
-    alone = len(layers) == 1 and name in PATTERNS and (not argument or name in ("window", "full"))
-    return PATTERNS[name](grid, argument) if alone else layers
+    name, colon, argument = layers[0].partition(":")
+    if len(layers) > 1 or name not in PATTERNS or (colon and name not in TRANSFORMERS):
+        return layers
+    return PATTERNS[name](grid, argument)
 
 
 def _layers(scan: str, attend: str = "attend:10") -> tuple[str, ...]:
@@ -64,8 +67,18 @@ def _lssvwm(grid: Grid, argument: str) -> tuple[str, ...]:
     return _layers("scan") + _layers(f"scan:{rows}x{columns}")
 
 
-def _transformer(frames: str) -> tuple[str, ...]:
-    return ("clock", *(f"attend:{frames}", "mlp") * 3, "mlp")
+def _window(grid: Grid, argument: str) -> tuple[str, ...]:
+    """Layers pass on what they saw: three of them reach three times as far as one."""
+    frames = _frames(f"window:{argument or WINDOW}")
+    return _transformer((frames - 1) // DEPTH + 1)
+
+
+def _full(grid: Grid, argument: str) -> tuple[str, ...]:
+    return _transformer(_frames(f"full:{argument or FULL}"))
+
+
+def _transformer(frames: int) -> tuple[str, ...]:
+    return ("clock", *(f"attend:{frames}", "mlp") * DEPTH, "mlp")
 
 
 PATTERNS: dict[str, Callable[[Grid, str], tuple[str, ...]]] = {
@@ -73,26 +86,39 @@ PATTERNS: dict[str, Callable[[Grid, str], tuple[str, ...]]] = {
     "mamba": lambda grid, argument: ("scan", "mlp", "mlp") * 2,
     "mamba-local": lambda grid, argument: _layers("scan") * 2,
     "block-1": lambda grid, argument: _layers("scan:1x1") * 2,
-    "window": lambda grid, argument: _transformer(argument or str(WINDOW)),
-    "full": lambda grid, argument: _transformer(argument or str(FULL)),
+    "window": _window,
+    "full": _full,
     "gru": lambda grid, argument: _layers("gru", "attend:1") * 2,
 }
 
 
 def _read_word(word: str, grid: Grid) -> Word:
-    kind, _, argument = word.partition(":")
+    kind, colon, argument = word.partition(":")
     if kind == "scan":
-        return Word(kind, _read_block(argument, grid) if argument else grid)
-    if kind == "attend" and argument.isdecimal() and int(argument) > 0:
-        return Word(kind, (int(argument),))
+        return Word(kind, _read_block(argument, grid) if colon else grid)
+    if kind == "attend":
+        return Word(kind, (_frames(word),))
     if word in ("mlp", "clock", "gru"):
         return Word(word)
+    if kind in PATTERNS:
+        raise ValueError(
+            f"model.layers: {word!r} cannot be used so: the name of a pattern stands alone, and "
+            "only window:K and full:K take a number."
+        )
     near = difflib.get_close_matches(word, [*PATTERNS, "scan", "attend", "clock"], cutoff=0.6)
     raise ValueError(
         f"model.layers: {word!r} names no operation{f' (nearest: {near[0]})' if near else ''}. "
         "Valid: 'scan', 'scan:HxW' (block of H x W tokens), 'attend:K' (K frames), 'mlp', 'clock', "
         f"'gru', or one pattern alone: {', '.join(PATTERNS)} (window:K and full:K see K frames)."
     )
+
+
+def _frames(word: str) -> int:
+    """K of 'attend:K', 'window:K' and 'full:K'."""
+    kind, _, argument = word.partition(":")
+    if not argument.isdecimal() or int(argument) < 1:
+        raise ValueError(f"model.layers: {word!r} must say how many frames it sees: '{kind}:10'.")
+    return int(argument)
 
 
 def _read_block(argument: str, grid: Grid) -> Grid:

@@ -59,7 +59,8 @@ def pick_recalls(
     running = torch.where(is_first[:, :1], -1, last[:, :1])  # last frame of what came before
     time = torch.cat([-past.age, time], 1)
     last = torch.cat([running.expand_as(past.age), last], 1)
-    weight = torch.cat([_past_weight(past), frame_share(surprise, is_first)], 1)
+    of_past = _past_weight(past) * ~is_first[:, :1]  # of an episode that goes on
+    weight = torch.cat([of_past, frame_share(surprise, is_first)], 1)
     index = torch.multinomial(weight, number, replacement=True)
     began, last = time.gather(1, index), last.gather(1, index)
     shortest, longest = (-began).clamp(min=1), last - began

@@ -236,15 +236,39 @@ def test_rows_of_a_carry_can_be_picked(agree) -> None:
     assert torch.equal(unflattened, y)
 
 
-@pytest.mark.parametrize(
-    "word", ["", "conv", "Scan", "attend", "attend:0", "attend:-1", "attend:x", "mlp:2", "scan 2x2"]
-)
+@pytest.mark.parametrize("word", ["", "conv", "Scan", "attention", "mlp:2", "scan 2x2"])
 def test_unknown_words_are_refused(word: str) -> None:
     """Fails where a typo in a pattern passes, or the error does not say what is valid."""
     with pytest.raises(ValueError, match=r"model\.layers") as error:
         read_pattern((word,), GRID)
     for hint in (repr(word), "scan:HxW", "attend:K", "mlp"):
         assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["attend", "attend:0", "attend:-1", "window:x", "full:0"])
+def test_frames_are_asked_for(word: str) -> None:
+    """Fails where attention to no frame passes, or the error names another word than was given."""
+    with pytest.raises(ValueError, match=rf"model\.layers: '{word}' .* '{word.split(':')[0]}:10'"):
+        read_pattern((word,), GRID)
+
+
+@pytest.mark.parametrize("layers", [("lssvwm", "mlp"), ("mlp", "window:4"), ("mamba:3",)], ids=str)
+def test_the_name_of_a_pattern_stands_alone(layers: tuple[str, ...]) -> None:
+    """Fails where a pattern among words passes, or is called unknown."""
+    with pytest.raises(ValueError, match=r"stands alone, and only window:K and full:K"):
+        read_pattern(layers, GRID)
+
+
+@pytest.mark.parametrize("frames", [1, 4, 6, 8])
+def test_a_window_is_as_long_as_it_says(frames: int) -> None:
+    """Fails where layers that pass on what they saw reach further back than the window."""
+    backbone = make(ONE, (f"window:{frames}",))
+    x = torch.randn(1, 2 * frames, 1, 8, requires_grad=True)
+    y, _, _ = backbone(x, backbone.initial(1), torch.zeros(1, 2 * frames, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(y[:, -1].sum(), x)
+    seen = gradient[0].abs().sum((-2, -1)).flip(0) > 0
+    assert not seen[frames:].any()
+    assert seen[: 3 * ((frames - 1) // 3) + 1].all()
 
 
 @pytest.mark.parametrize("block", ["2x3", "3x1", "0x1", "4x2", "2", "2x2x2", "-1x2", "axb"])

@@ -121,6 +121,8 @@ def scale(patterns: Sequence[str], quick: bool) -> Scale:
     Raises:
         ValueError: where a name is none of a pattern; names them all.
     """
+    if not patterns:
+        raise ValueError(f"patterns is empty: name one or more of {', '.join(PATTERNS)}.")
     if unknown := sorted(set(patterns) - set(PATTERNS)):
         raise ValueError(f"There is no pattern {unknown[0]!r}. Patterns: {', '.join(PATTERNS)}.")
     chosen = Scale(tuple(name for name in PATTERNS if name == SUBJECT or name in patterns))
@@ -128,8 +130,14 @@ def scale(patterns: Sequence[str], quick: bool) -> Scale:
 
 
 def check_free(out: Path) -> None:
-    """Refuse a folder with a benchmark in it; ValueError says so."""
-    if out.is_file() or (out / RESULT).exists():
+    """Make the folder; ValueError where it holds a benchmark, or cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{out} cannot be written to ({error}): choose another --out DIR."
+        ) from error
+    if (out / RESULT).exists():
         raise ValueError(f"{out} holds results already, and nothing is overwritten: --out DIR.")
 
 

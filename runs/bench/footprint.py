@@ -41,42 +41,42 @@ class Request:
     context: int
     window: int
     gradient: int
-    threads: int
+    threads: int = 1
 
 
 def footprint(scale: Scale, say: Say) -> Found:
-    """Figure 4."""
-    taken: dict[int, list[dict[str, Any]]] = {n: [] for n in scale.memory_contexts}
+    """Memory of an update on long contexts, over that on short ones."""
+    least, most = min(scale.memory_contexts), max(scale.memory_contexts)
+    cut = [Request(n, scale.window, scale.window) for n in scale.memory_contexts]
+    across = [Request(n, scale.window, scale.gradient) for n in (least, most)]
+    taken: dict[Request, list[dict[str, Any]]] = {request: [] for request in (*cut, *across)}
     say(f"memory: contexts of {scale.memory_contexts} frames, each in a process of its own")
     for i in range(scale.repetitions):
         say(f"  round {i + 1} of {scale.repetitions}")
-        for context, found in taken.items():
-            found.append(_in_a_process(context, scale))
-    long, short = taken[max(taken)], taken[min(taken)]
-    increments = [[part["peak"] - part["before"] for part in found] for found in (long, short)]
-    whole = [[part["peak"] for part in found] for found in (long, short)]
+        for request, found in taken.items():
+            found.append(_in_a_process(request))
+    updates = {r: [part["peak"] - part["before"] for part in f] for r, f in taken.items()}
+    whole = {request: [part["peak"] for part in found] for request, found in taken.items()}
     values: dict[str, float | str] = {
-        "peak_memory_4096_over_512": ratio(*increments),
-        "peak_rss_4096_over_512": ratio(*whole),
+        "peak_memory_4096_over_512": ratio(updates[cut[-1]], updates[cut[0]]),
+        "peak_memory_4096_over_512_recomputed": ratio(updates[across[1]], updates[across[0]]),
+        "peak_rss_4096_over_512": ratio(whole[cut[-1]], whole[cut[0]]),
     }
     series = {
-        "contexts": list(taken),
-        "update_bytes": [
-            median(f["peak"] - f["before"] for f in found) for found in taken.values()
-        ],
-        "process_bytes": [median(f["peak"] for f in found) for found in taken.values()],
-        "batch_bytes": [found[0]["batch"] for found in taken.values()],
-        "processes": {str(context): found for context, found in taken.items()},
+        "contexts": list(scale.memory_contexts),
+        "update_bytes": [median(updates[request]) for request in cut],
+        "process_bytes": [median(whole[request]) for request in cut],
+        "batch_bytes": [taken[request][0]["batch"] for request in cut],
+        "processes": [asdict(request) | {"found": found} for request, found in taken.items()],
     }
     return Found(values, {"memory": series})
 
 
-def _in_a_process(context: int, scale: Scale) -> dict[str, Any]:
-    sizes = scale.memory_window, scale.memory_gradient, torch.get_num_threads()
-    request = json.dumps(asdict(Request(context, *sizes)))
+def _in_a_process(request: Request) -> dict[str, Any]:
+    asked = json.dumps(asdict(request) | {"threads": torch.get_num_threads()})
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = [sys.executable, "-m", "runs.bench.footprint", request]
+    command = [sys.executable, "-m", "runs.bench.footprint", asked]
     environment = os.environ | {"PYTHONPATH": paths}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -6,7 +6,8 @@ reward that it predicts the one the environment would give? Unusual: the dream d
 the end is reached (`free`), since a model that is not told its position cannot know it for sure.
 Beside it: the same crossing cut after the true number of steps, where the real last frame is shown
 (`led`); and one in which all frames are real and only the answer's reward is imagined (`seen`).
-Each with memory and with memory off.
+Each with memory and with memory off. A free dream that never arrives counts as wrong, and one that
+arrives too soon has had less to keep: how many arrive, and after how many steps, stands beside it.
 """
 
 from collections.abc import Sequence
@@ -100,6 +101,8 @@ def measure(
     """
     if unknown := set(ways) - WAYS.keys():
         raise ValueError(f"There is no way {min(unknown)!r} to cross. Ways: {', '.join(WAYS)}.")
+    if not ways:
+        raise ValueError(f"ways is empty: name one or more of {', '.join(WAYS)}.")
     task, walks = _walk(config, crossings, seed)
     report: dict[str, Any] = {"env": config.env, "crossings": crossings, "seed": seed}
     report |= {"env_kwargs": config.env_kwargs, "length": task.length}
@@ -170,6 +173,7 @@ class _Probe:
                 break
         right = (self._right(carry) & arrived).tolist()
         report = {**rate_ci(right), "arrived": float(arrived.float().mean())}
+        report["right_of_arrived"] = sum(right) / max(1, int(arrived.sum()))
         lengths = steps[arrived].double()
         if len(lengths):
             quantiles = lengths.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.double))
@@ -211,6 +215,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         for kind in ("memory", "memory_off"):
             found = report[kind][way]
             low, high = found["ci95"]
-            cells.append(f"{found['rate']:.3f} [{low:.3f}, {high:.3f}]")
+            arrived = f", {found['arrived']:.0%} arrived" if "arrived" in found else ""
+            cells.append(f"{found['rate']:.3f} [{low:.3f}, {high:.3f}]{arrived}")
         table.add_row(f"{way}: {what}", *cells)
     console.print(table)

@@ -38,7 +38,7 @@ class Rollout:
 
 
 def generation(scale: Scale, say: Say) -> Found:
-    """Figure 3."""
+    """Time and bytes of a late frame over an early one."""
     full = f"full:{scale.full}"
     patterns = {SUBJECT: SUBJECT, "window": "window", "full": full, "gru": "gru"}
     values: dict[str, float | str] = {}
@@ -114,7 +114,7 @@ def _line(taken: list[float]) -> dict[str, list[float]]:
 
 
 def streaming(scale: Scale, say: Say) -> Found:
-    """Figure 8: frames as a person would see them, one stream."""
+    """Frames as a person would see them, one stream."""
     say(f"streaming: {scale.streamed} frames, imagined and decoded")
     with torch.no_grad():
         rollout = begin(build())

@@ -31,23 +31,28 @@ def random_records(rows: int, frames: int, resets: float = RESETS) -> Records:
 
 
 class Training:
-    """A model and its optimiser. Gradients stop where a window ends, the state goes on."""
+    """A model and its optimiser. Gradients stop where a stretch ends, the state goes on.
 
-    def __init__(self, pattern: str = SUBJECT) -> None:
-        self.model = build(pattern)
+    With `bf16`, losses are computed under autocast, as `optimiser.precision = bf16` has it.
+    """
+
+    def __init__(self, pattern: str = SUBJECT, bf16: bool = False) -> None:
+        self.model, self.bf16 = build(pattern), bf16
         self.optimiser = torch.optim.Adam(self.model.parameters(), RATE)
 
-    def step(self, records: Records, window: int) -> float:
-        """One optimiser step on a context, window by window; the loss."""
+    def step(self, records: Records, window: int, gradient: int | None = None) -> dict[str, float]:
+        """One optimiser step on a context, its gradients across so many frames; the losses."""
         rows, frames = records.is_first.shape
+        stretch = min(gradient or window, frames)
         carry, past = self.model.initial(rows), self.model.initial_past(rows)
         self.optimiser.zero_grad(set_to_none=True)
-        total = 0.0
-        for start in range(0, frames, window):
-            learned = self.model.loss(records_at(records, start, start + window), carry, past)
-            loss = learned.total * window / frames
-            loss.backward()
-            total += float(loss.detach())
+        found = []
+        for start in range(0, frames, stretch):
+            part = records_at(records, start, start + stretch)
+            with torch.autocast("cpu", torch.bfloat16, self.bf16, cache_enabled=False):
+                learned = self.model.loss(part, carry, past, window=window)
+            (learned.total * stretch / frames).backward()
+            found.append({name: loss.detach() for name, loss in learned.losses.items()})
             carry, past = detach(learned.carry), learned.past
         self.optimiser.step()
-        return total
+        return {name: float(torch.stack([f[name] for f in found]).mean()) for name in found[0]}

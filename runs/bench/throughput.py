@@ -2,7 +2,8 @@
 
 Every job reads as many frames: a context of 128 is sixteen steps where one of 2,048 is one. A
 context is one unbroken episode, or else attention over the whole of it would find little to attend
-to; beside it, the longest one with episodes of random length.
+to; beside it, the longest one with episodes of random length. Gradients stop where a window ends;
+beside it, they go across several windows, all of which are then computed twice.
 """
 
 from functools import partial
@@ -14,16 +15,19 @@ from runs.bench.timing import Job, interleave, rate, ratio
 from worldmodel.model import records_at
 from worldmodel.types import Records
 
-BROKEN = "episodes"
+BROKEN, RECOMPUTED = "episodes", "recomputed"
 
 
 def throughput(scale: Scale, say: Say) -> Found:
-    """Figures 1 and 2."""
+    """Speed on long contexts, over short ones and over full attention."""
     say(f"throughput: {len(scale.patterns)} backbones at contexts of {scale.contexts} frames")
     taken = interleave(_jobs(scale), scale.repetitions, say)
     most, least = max(scale.contexts), min(scale.contexts)
     long, short = taken[f"{SUBJECT} {most}"], taken[f"{SUBJECT} {least}"]
-    values = {"throughput_2048_over_128": ratio(short, long)}
+    values = {
+        "throughput_2048_over_128": ratio(short, long),
+        "throughput_2048_over_128_recomputed": ratio(short, taken[f"{SUBJECT} {RECOMPUTED}"]),
+    }
     values |= _over_full(taken, most)
     frames = scale.rows * most
     speeds = {
@@ -61,6 +65,9 @@ def _jobs(scale: Scale) -> dict[str, Job]:
         if pattern in (SUBJECT, "full"):
             training = _training(pattern, most, broken, scale.window)
             jobs[f"{pattern} {BROKEN}"] = partial(_read, training, broken, most, scale.window)
+    training = _training(SUBJECT, most, unbroken, scale.window)
+    windows = scale.window, scale.gradient
+    jobs[f"{SUBJECT} {RECOMPUTED}"] = partial(_read, training, unbroken, most, *windows)
     return jobs
 
 
@@ -71,7 +78,9 @@ def _training(pattern: str, context: int, records: Records, window: int) -> Trai
     return training
 
 
-def _read(training: Training, records: Records, context: int, window: int) -> None:
+def _read(
+    training: Training, records: Records, context: int, window: int, gradient: int | None = None
+) -> None:
     """Train on all records, a context at a time."""
     for start in range(0, records.is_first.shape[1], context):
-        training.step(records_at(records, start, start + context), window)
+        training.step(records_at(records, start, start + context), window, gradient)

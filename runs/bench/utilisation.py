@@ -85,7 +85,7 @@ class Products(TorchDispatchMode):
 
 
 def utilisation(scale: Scale, say: Say) -> Found:
-    """Figure 6."""
+    """Speed of a step over that of its matrix products."""
     say(f"utilisation: steps of {scale.batch} x {scale.window} frames and their matrix products")
     training, records = Training(), random_records(scale.batch, scale.window)
     step = partial(training.step, records, scale.window)

@@ -4,7 +4,6 @@ import io
 import json
 import math
 from contextlib import redirect_stdout
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,13 +101,6 @@ def test_without_transformers_the_figure_says_what_it_needs(
     assert all("pip install transformers" in str(value) for value in found.values.values())
 
 
-def test_scan_equals_the_peer() -> None:
-    pytest.importorskip("transformers")
-    found = peer.peer(replace(tiny(Scale()), tokens=1024), print)
-    for key in peer.SHAPES:
-        assert max(found.series["peer"][key]["relative_difference"].values()) < 1e-5
-
-
 def test_a_cpu_without_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "bf16", list)
     found = precision.precision(tiny(Scale()), print)
@@ -162,9 +154,25 @@ def test_a_context_in_one_window_is_the_models_own_loss() -> None:
     training, records = Training(), random_records(1, 8)
     torch.manual_seed(1)
     carry, past = training.model.initial(1), training.model.initial_past(1)
-    expected = training.model.loss(records, carry, past).total.item()
+    expected = training.model.loss(records, carry, past).losses
     torch.manual_seed(1)
-    assert training.step(records, 8) == pytest.approx(expected)
+    found = training.step(records, 8)
+    assert found == pytest.approx({name: loss.item() for name, loss in expected.items()})
+
+
+def test_gradients_go_as_far_as_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a stretch is not worked off in windows, or is not all of the context."""
+    training, asked = Training(), []
+    loss = training.model.loss
+
+    def spy(records, *given, window):
+        asked.append((records.is_first.shape[1], window))
+        return loss(records, *given, window=window)
+
+    monkeypatch.setattr(training.model, "loss", spy)
+    training.step(random_records(1, 16), 4, 8)
+    training.step(random_records(1, 8), 4)
+    assert asked == [(8, 4)] * 2 + [(4, 4)] * 2
 
 
 def test_a_context_in_windows_is_one_step() -> None:
@@ -211,6 +219,20 @@ def test_patterns_are_chosen_by_name() -> None:
     assert context.scale(["gru", "full"], quick=True).patterns == ("lssvwm", "full", "gru")
     with pytest.raises(ValueError, match="no pattern 'mamab'"):
         context.scale(["mamab"], quick=False)
+    with pytest.raises(ValueError, match="patterns is empty"):
+        context.scale([], quick=False)
+
+
+def test_a_folder_that_cannot_be_is_refused_before_measuring(tmp_path: Path) -> None:
+    """Fails where minutes of measuring end in a traceback."""
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="cannot be written to"):
+            context.check_free(out)
+    context.check_free(tmp_path / "new" / "folder")
+    (tmp_path / context.RESULT).touch()
+    with pytest.raises(ValueError, match="holds results already"):
+        context.check_free(tmp_path)
 
 
 @pytest.mark.parametrize(

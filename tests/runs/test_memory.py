@@ -149,6 +149,8 @@ def test_reports_of_other_tasks_keep_apart(trained: Path) -> None:
         (["nowhere"], "nowhere"),
         (["RUN", "--crossings", "0"], "crossings = 0 must be at least 1"),
         (["RUN", "--env-kwargs", "widht=3"], "widht"),
+        (["RUN", "--ways"], "ways is empty"),
+        (["RUN", "--ways", "home"], "no way 'home'"),
     ],
 )
 def test_mistakes_are_refused(

@@ -236,7 +236,7 @@ def test_patterns_are_checked_with_the_config() -> None:
     for layers, hint in (
         (("lssvm",), "nearest: lssvwm"),
         (("lssvwm", "mlp"), "stands alone"),
-        (("mamba:3",), "names no operation"),
+        (("mamba:3",), "stands alone"),
         (("scan:3x3",), "does not tile the grid of 4 x 4"),
     ):
         with pytest.raises(ValueError, match=hint):

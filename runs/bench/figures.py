@@ -42,6 +42,7 @@ FIGURES = {
     "scan_over_transformers_wide_tuned": Goal("the same, its chunks of the fastest size"),
     "matmul_share": Goal("FLOP/s of a step over those of its matrix products alone", ">=", 0.35),
     "bf16_over_fp32": Goal("training frames/s, bf16 autocast over fp32", ">=", 1.4),
+    "bf16_over_fp32_wide": Goal("the same, at width 256, head 64, state 64"),
     "bf16_loss_difference": Goal("largest relative difference of one of their losses", "<=", 0.02),
     "bf16_gradient_difference": Goal("relative difference of their gradients' norms"),
     "interactive_fps": Goal("imagined and decoded 64x64 frames/s, one stream", ">=", 25.0),

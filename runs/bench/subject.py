@@ -1,5 +1,7 @@
 """What is measured: the default model on images of 64 x 64, and one training step of it."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -14,9 +16,9 @@ SUBJECT = "lssvwm"  # the pattern that figures are about
 RATE = 1e-4  # of Adam: random records teach nothing
 
 
-def build(pattern: str = SUBJECT) -> WorldModel:
-    """The default model with the backbone of a pattern."""
-    return WorldModel(IMAGES, ACTIONS, ModelConfig(layers=(pattern,)))
+def build(pattern: str = SUBJECT, **sizes: Any) -> WorldModel:
+    """The default model with the backbone of a pattern, or one of other sizes."""
+    return WorldModel(IMAGES, ACTIONS, ModelConfig(layers=(pattern,), **sizes))
 
 
 def random_records(rows: int, frames: int, resets: float = RESETS) -> Records:
@@ -36,8 +38,8 @@ class Training:
     With `bf16`, losses are computed under autocast, as `optimiser.precision = bf16` has it.
     """
 
-    def __init__(self, pattern: str = SUBJECT, bf16: bool = False) -> None:
-        self.model, self.bf16 = build(pattern), bf16
+    def __init__(self, pattern: str = SUBJECT, bf16: bool = False, **sizes: Any) -> None:
+        self.model, self.bf16 = build(pattern, **sizes), bf16
         self.optimiser = torch.optim.Adam(self.model.parameters(), RATE)
 
     def step(self, records: Records, window: int, gradient: int | None = None) -> dict[str, float]:

@@ -12,7 +12,10 @@ from runs.bench.subject import Training, random_records
 from runs.bench.timing import interleave, ratio
 from worldmodel.types import Records
 
-KEYS = {"bf16_over_fp32": {}, "bf16_over_fp32_wide": {"width": 256, "head": 64, "state": 64}}
+KEYS: dict[str, dict[str, Any]] = {
+    "bf16_over_fp32": {},
+    "bf16_over_fp32_wide": {"width": 256, "head": 64, "state": 64},
+}
 DIFFERENCES = ("bf16_loss_difference", "bf16_gradient_difference")
 NAMES = {"fp32": False, "bf16": True}
 
@@ -40,7 +43,7 @@ def _differences(records: Records, scale: Scale) -> tuple[dict[str, float | str]
     return dict(zip(DIFFERENCES, apart, strict=True)), {"first_step": found}
 
 
-def _time(records: Records, scale: Scale, sizes: dict[str, int]) -> dict[str, list[float]]:
+def _time(records: Records, scale: Scale, sizes: dict[str, Any]) -> dict[str, list[float]]:
     jobs = {
         name: partial(Training(bf16=bf16, **sizes).step, records, scale.window)
         for name, bf16 in NAMES.items()

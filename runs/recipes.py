@@ -110,7 +110,7 @@ MINIGRID_EMPTY = Recipe(
 HALLWAY = Recipe(
     name="hallway",
     summary="The world model alone: carry a cue past 400 steps of distractors, in a dream.",
-    cost="1,500,000 steps, 20 minutes",
+    cost="1,500,000 steps, 20 to 25 minutes",
     config=Config(
         env="clew/Hallway-v0",
         env_kwargs={"width": 400},
@@ -136,7 +136,7 @@ HALLWAY = Recipe(
 HALLWAY_LONG = Recipe(
     name="hallway-long",
     summary="The same past 10,000 steps, with gradients across 512 of them at most.",
-    cost="1,500,000 steps, 30 minutes",
+    cost="1,500,000 steps, 30 to 35 minutes",
     config=replace(
         HALLWAY.config,
         # Drawn widths, each octave as much of the experience: short ones teach what a cue is.

@@ -148,8 +148,9 @@ def across_chunks(
     unbroken = segment[:, :, -1] == F.pad(segment[:, :-1, -1], (1, 0))
     decay = (log_decay.exp() * unbroken[..., None])[..., None, None]
     carried = [state]
-    for c in range(states.shape[1]):
-        carried.append(carried[-1] * decay[:, c] + states[:, c])
+    # Unbound, not indexed: the gradient of each index would be an array of all chunks.
+    for decayed, added in zip(decay.unbind(1), states.unbind(1), strict=True):
+        carried.append(carried[-1] * decayed + added)
     return torch.stack(carried[:-1], 1), torch.stack(carried[1:], 1)
 
 

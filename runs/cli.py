@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     """A command, with the ends that are no fault of ours told without a traceback."""
     from agent.learner import NonFiniteError
+    from envs import ContractError, EnvFailedError
     from runs import commands
     from runs.folder import RefusalError
 
@@ -54,7 +55,9 @@ def _run(command: str, arguments: list[str]) -> int:
         return getattr(commands, command)(arguments)
     except RefusalError as error:
         return _say(str(error), 2)
-    except NonFiniteError as error:
+    except ContractError as error:
+        return _say(f"{error} clew check-env tells what else is wrong.", 1)
+    except (NonFiniteError, EnvFailedError) as error:
         return _say(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains again as it ends

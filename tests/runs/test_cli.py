@@ -291,16 +291,6 @@ def test_a_failed_start_closes_the_environments(
     assert not list(tmp_path.iterdir())
 
 
-def test_symbols_read_as_an_image_are_told(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    asked = ["--env", "MiniGrid-Empty-5x5-v0", "--env-kwargs", "--out", str(tmp_path)]
-    assert main(["train", "debug", *QUICK, *asked]) == 0
-    assert "MiniGrid's 7x7 symbols" in capsys.readouterr().out
-    assert main(["train", "debug", *QUICK, "--out", str(tmp_path)]) == 0
-    assert "MiniGrid" not in capsys.readouterr().out
-
-
 def test_a_finished_run_takes_more_steps(
     capsys: pytest.CaptureFixture[str], finished: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ class ActionCodec(nn.Module):
 
     start: Tensor
     span: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, space: gym.Space) -> None:
         super().__init__()
@@ -38,8 +40,11 @@ class ActionCodec(nn.Module):
         else:
             supported = "Discrete, MultiDiscrete and bounded Box are"
             raise ValueError(f"The action space is {space}, which is not supported: {supported}.")
-        self.register_buffer("start", torch.as_tensor(start.flatten()), persistent=False)
-        self.register_buffer("span", torch.as_tensor(span.flatten()), persistent=False)
+        parts = {"start": start, "span": span}
+        if isinstance(space, spaces.Box):
+            parts |= {"low": space.low, "high": space.high}
+        for name, array in parts.items():
+            self.register_buffer(name, torch.as_tensor(array.flatten()), persistent=False)
 
     def encode(self, action: Tensor) -> Float[Tensor, "*n A"]:
         """Raw actions (*n, *shape) as vectors."""
@@ -52,7 +57,7 @@ class ActionCodec(nn.Module):
     def decode(self, vector: Float[Tensor, "*n A"]) -> Tensor:
         """Raw actions of vectors; categories by their largest entry, boxes clipped to bounds."""
         if self.continuous:
-            raw = vector.clamp(-1, 1) * self.span + self.start
+            raw = (vector * self.span + self.start).clamp(self.low, self.high)
         else:
             parts = [part.argmax(-1) for part in vector.split(self.counts, -1)]
             raw = torch.stack(parts, -1) + self.start

@@ -159,17 +159,24 @@ class VectorCodec(nn.Module):
 
 
 class DiscreteCodec(nn.Module):
-    """Discrete, MultiDiscrete and MultiBinary, as the categories that they are."""
+    """Discrete, MultiDiscrete and MultiBinary of any rank, as the categories that they are."""
 
     start: Tensor
+    offset: Tensor
+    columns: Tensor
 
     def __init__(self, space: gym.Space, width: int) -> None:
         super().__init__()
-        counts, start = _categories(space)
-        self.counts, self.shape = counts.flatten().tolist(), space.shape or ()
-        self.register_buffer("start", torch.as_tensor(start.flatten()), persistent=False)
-        self.encoder = mlp(sum(self.counts), 2 * width, width)
-        self.decoder = mlp(width, 2 * width, sum(self.counts))
+        counts, start = (array.flatten().astype(np.int64) for array in _categories(space))
+        self.counts, self.shape = counts.tolist(), space.shape or ()
+        offset, size = counts.cumsum() - counts, int(counts.sum())
+        # The columns of each part, side by side; where it has no more, one that is never likely.
+        column = offset[:, None] + np.arange(counts.max())
+        columns = np.where(column < (offset + counts)[:, None], column, size)
+        for name, value in {"start": start, "offset": offset, "columns": columns}.items():
+            self.register_buffer(name, torch.as_tensor(value), persistent=False)
+        self.encoder = mlp(size, 2 * width, width)
+        self.decoder = mlp(width, 2 * width, size)
 
     def prepare(self, value: Tensor) -> Int[Tensor, "n parts"]:
         """Categories (n, ...), flattened and counted from 0."""
@@ -177,8 +184,8 @@ class DiscreteCodec(nn.Module):
 
     def encode(self, index: Int[Tensor, "n parts"]) -> Float[Tensor, "n D"]:
         """Embeddings of prepared categories."""
-        columns = zip(index.unbind(-1), self.counts, strict=True)
-        return self.encoder(torch.cat([F.one_hot(c, n) for c, n in columns], -1).float())
+        hot = torch.zeros(len(index), sum(self.counts), device=index.device)
+        return self.encoder(hot.scatter_(1, index + self.offset, 1.0))
 
     def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
         """Logits of all categories, side by side."""
@@ -186,14 +193,17 @@ class DiscreteCodec(nn.Module):
 
     def loss(self, decoded: Tensor, index: Tensor) -> Float[Tensor, " n"]:
         """Cross-entropy in nats, summed."""
-        columns = zip(decoded.split(self.counts, -1), index.unbind(-1), strict=True)
-        nats = [F.cross_entropy(logits, one, reduction="none") for logits, one in columns]
-        return torch.stack(nats).sum(0)
+        log_probs = self._by_part(decoded).log_softmax(-1)
+        return -log_probs.gather(-1, index[..., None]).sum((-2, -1))
 
     def restore(self, decoded: Tensor) -> Tensor:
         """The likeliest categories, in the shape of the space."""
-        best = [logits.argmax(-1) for logits in decoded.split(self.counts, -1)]
-        return (torch.stack(best, -1) + self.start).reshape(-1, *self.shape)
+        return (self._by_part(decoded).argmax(-1) + self.start).reshape(-1, *self.shape)
+
+    def _by_part(self, logits: Float[Tensor, "n all"]) -> Float[Tensor, "n parts most"]:
+        """All parts in one array, so that hundreds of them take no longer than one."""
+        never = torch.finfo(logits.dtype).min
+        return F.pad(logits, (0, 1), value=never)[:, self.columns]
 
 
 def _categories(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:

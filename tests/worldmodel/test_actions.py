@@ -51,6 +51,19 @@ def test_boxes_are_scaled_and_clipped_to_their_bounds() -> None:
     torch.testing.assert_close(codec.decode(torch.tensor([9.0, -9.0])), torch.tensor([2.0, 0.0]))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bounds_themselves_can_be_acted_out(dtype) -> None:
+    """Fails where rounding takes an action a hair beyond its bounds, which environments refuse."""
+    random = np.random.default_rng(0)
+    bounds = np.sort(random.uniform(-3, 3, (2, 500)), 0).astype(dtype)
+    space = spaces.Box(*bounds, dtype=dtype)
+    codec = ActionCodec(space)
+    for end in (-1.0, 1.0):
+        acted = codec.decode(torch.full((500,), end)).numpy()
+        assert space.contains(acted.astype(dtype))
+        np.testing.assert_allclose(acted, bounds[int(end > 0)], atol=1e-6)
+
+
 def test_integer_boxes_are_refused() -> None:
     """Fails where whole numbers pass as a continuous action, and come back as floats."""
     with pytest.raises(ValueError, match="must hold floats"):

@@ -140,7 +140,7 @@ class Stream:
             len(self._actions) == saved["length"]
             and self._is_terminal == saved["is_terminal"]
             and math.isclose(self._return, saved["return"], rel_tol=1e-5, abs_tol=1e-8)
-            and _same(plain(self._observation), saved["observation"])
+            and same(plain(self._observation), saved["observation"])
         )
 
     def close(self) -> None:
@@ -157,11 +157,11 @@ def plain(observation: Any) -> Any:
     return observation if isinstance(observation, str) else np.array(observation)
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, str):
         return one == other
     return np.shape(one) == np.shape(other) and np.allclose(one, other, equal_nan=True)

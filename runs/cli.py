@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("train", "evaluate", "bench", "recipes", "doctor")
+COMMANDS = ("train", "evaluate", "bench", "check-env", "recipes", "doctor")
 
 USAGE = """\
 usage: clew COMMAND [OPTIONS]
@@ -17,12 +17,13 @@ usage: clew COMMAND [OPTIONS]
 Train agents that find their way by remembering.
 
   clew train RECIPE             train by a recipe; any setting can follow, such as --seed 1
-  clew train --env ID           train in any Gymnasium environment, with the default settings
+  clew train --env ID           train in any environment (an id, module:Id, or file.py:Class)
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             play new episodes, with memory and with memory off
   clew bench context            what a long context costs here, all backbones side by side
   clew bench dream RUN          how good the pictures of its dreams are
   clew bench memory RUN         how well a run's world model remembers while it dreams
+  clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes
   clew doctor                   what this machine offers
   clew --version
@@ -52,7 +53,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from runs.folder import RefusalError
 
     try:
-        return getattr(commands, command)(arguments)
+        return getattr(commands, command.replace("-", "_"))(arguments)
     except RefusalError as error:
         return _say(str(error), 2)
     except ContractError as error:

@@ -1,5 +1,8 @@
 """Actions to vectors, by the Gymnasium space: one-hot categories, or boxes scaled to [-1, 1]."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -46,6 +49,13 @@ class ActionCodec(nn.Module):
         for name, array in parts.items():
             self.register_buffer(name, torch.as_tensor(array.flatten()), persistent=False)
 
+    @property
+    def about(self) -> str:
+        """How actions are chosen, in words."""
+        if self.continuous:
+            return f"numbers: {self.size}, normal, squashed into their bounds by tanh"
+        return f"categories: {count_words(self.counts)}"
+
     def encode(self, action: Tensor) -> Float[Tensor, "*n A"]:
         """Raw actions (*n, *shape) as vectors."""
         flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
@@ -62,3 +72,8 @@ class ActionCodec(nn.Module):
             parts = [part.argmax(-1) for part in vector.split(self.counts, -1)]
             raw = torch.stack(parts, -1) + self.start
         return raw.reshape(vector.shape[:-1] + self.shape)
+
+
+def count_words(counts: Sequence[int]) -> str:
+    """How many categories there are of how many classes: "49 of 11, 49 of 6, 49 of 4"."""
+    return ", ".join(f"{number} of {n}" for n, number in Counter(counts).items())

@@ -22,6 +22,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from worldmodel.actions import count_words
 from worldmodel.heads import mlp, symexp, symlog
 from worldmodel.spaces import SUPPORTED, flatten_space
 
@@ -41,7 +42,8 @@ class ImageCodec(nn.Module):
 
     def __init__(self, space: spaces.Box, width: int, grid: int) -> None:
         super().__init__()
-        self.size, channels = space.shape[:2], space.shape[2]
+        self.size, self.channels = space.shape[:2], space.shape[2]
+        channels = self.channels
         low, high = float(space.low.min()), float(space.high.max())
         self.bounded = math.isfinite(low) and math.isfinite(high) and low < high
         self.offset, self.range = (low, high - low) if self.bounded else (0.0, 1.0)
@@ -55,6 +57,14 @@ class ImageCodec(nn.Module):
         self.encoder = nn.Sequential(*(_Merge(patch, a, b) for patch, (a, b) in pairs))
         self.decoder = nn.Sequential(*(_Split(patch, b, a) for patch, (a, b) in pairs[::-1]))
         self.pixels = nn.Linear(depths[0], channels * self.patch**2)
+
+    @property
+    def about(self) -> str:
+        """How it is read, in words."""
+        height, width = self.size
+        bounds = f"{self.offset:g} to {self.offset + self.range:g}" if self.bounded else "any value"
+        tokens = f"{self.grid} x {self.grid} tokens"
+        return f"picture of {height} x {width} x {self.channels}, {bounds}, in {tokens}"
 
     def prepare(self, image: Tensor) -> Float[Tensor, "n h w pqc"]:
         """Patches of images (n, H, W, c), in [-1/2, 1/2] where the space has bounds."""
@@ -135,6 +145,14 @@ class VectorCodec(nn.Module):
         self.encoder = mlp(size, 2 * width, width)
         self.decoder = mlp(width, 2 * width, size)
 
+    @property
+    def about(self) -> str:
+        """How it is read, in words."""
+        scaled = int(self.bounded.sum())
+        ways = {"scaled to [-1, 1]": scaled, "by symlog": len(self.bounded) - scaled}
+        said = ", ".join(f"{number} {way}" for way, number in ways.items() if number)
+        return f"numbers: {said}"
+
     def prepare(self, vector: Tensor) -> Float[Tensor, "n size"]:
         """Vectors (n, ...), flattened and scaled."""
         flat = (vector.float().reshape(len(vector), -1) - self.middle) / self.scale
@@ -177,6 +195,11 @@ class DiscreteCodec(nn.Module):
             self.register_buffer(name, torch.as_tensor(value), persistent=False)
         self.encoder = mlp(size, 2 * width, width)
         self.decoder = mlp(width, 2 * width, size)
+
+    @property
+    def about(self) -> str:
+        """How it is read, in words."""
+        return f"categories: {count_words(self.counts)}"
 
     def prepare(self, value: Tensor) -> Int[Tensor, "n parts"]:
         """Categories (n, ...), flattened and counted from 0."""
@@ -232,6 +255,11 @@ class ObservationCodec(nn.Module):
         self.grid = (grid, grid) if images else (1, 1)
         # A list, because module names may hold no dots; its order is that of self.names.
         self.parts = nn.ModuleList(_part(leaves[name], width, grid) for name in self.names)
+
+    @property
+    def about(self) -> list[str]:
+        """How each leaf is read, in words."""
+        return [part.about for _, part in self._parts()]
 
     def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the other methods want for observations; each leaf is (n, ...), in its units."""

@@ -7,6 +7,7 @@ A module is looked for in the current folder too, after everything that is insta
 
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import logging
 import sys
@@ -78,8 +79,10 @@ def _fails(path: Path, error: Exception) -> str:
 def _neighbours_first(folder: Path) -> Iterator[None]:
     """Modules in the file's folder and in the current one come before all others."""
     folders = [folder] if folder == Path.cwd() else [folder, Path.cwd()]
-    taken = [name for name in OURS if any(_own(place, name) for place in folders)]
+    importlib.invalidate_caches()
+    taken = {name: p for name in OURS for place in folders[::-1] if (p := _own(place, name))}
     hidden = {key: sys.modules.pop(key) for key in list(sys.modules) if _top(key) in taken}
+    sys.modules.update({name: _namespace(name, p) for name, p in taken.items() if _is_bare(p)})
     sys.path[:0] = map(str, folders)
     try:
         yield
@@ -151,11 +154,23 @@ def load_plugins() -> None:
 
 def _own(folder: Path, name: str) -> Path | None:
     """A user's module of this name in a folder; None where there is none, or it is ours."""
+    file, package = folder / f"{name}.py", folder / name
     if folder.resolve() == ROOT:
         return None
-    found = (folder / f"{name}.py", folder / name / "__init__.py", folder / name)
-    path = next((p for p in found if p.exists()), None)
-    return path.parent if path is not None and path.name == "__init__.py" else path
+    if package.is_dir() and any(package.glob("*.py")):
+        return package
+    return file if file.is_file() else None
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a package is a folder alone: Python would prefer ours, which is more."""
+    return path.is_dir() and not (path / "__init__.py").exists()
+
+
+def _namespace(name: str, folder: Path) -> ModuleType:
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    return importlib.util.module_from_spec(spec)
 
 
 def _top(module: str) -> str:

@@ -6,6 +6,7 @@ first of that, and of the one that was cut short only the end is missing.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from envs.stream import Episode, MakeEnv, Moment, Stream, plain
-from envs.workers import EnvFailure, Here, Worker
+from envs.workers import PATIENCE, EnvFailure, Here, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +132,9 @@ class EnvStreams:
         """Close the environments and their processes."""
         for place in self._places:
             place.send("close")
+        deadline = time.monotonic() + PATIENCE
         for place in self._places:
-            place.close()
+            place.close(deadline)
         self._places = []
 
     def _all(self, name: str, arguments: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:

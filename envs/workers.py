@@ -5,6 +5,7 @@ between the two. Not Gymnasium's vector environments: when one of their processe
 are lost.
 """
 
+import math
 import multiprocessing
 import signal
 import time
@@ -19,7 +20,8 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from envs.contract import ContractError
 from envs.stream import Stream
 
-PATIENCE = 5.0  # seconds that a process may take to close its environment
+BEGINNING = 300.0  # seconds that a process may take to start and to make its environment
+PATIENCE = 5.0  # seconds that all processes together may take to close theirs
 
 
 class EnvFailure(Exception):  # noqa: N818 (no error yet: the environment is begun anew)
@@ -70,8 +72,8 @@ class Here:
         except Exception:  # it is broken: that it cannot even be closed changes nothing
             self._stream = None
 
-    def close(self) -> None:
-        """Close the environment."""
+    def close(self, deadline: float = math.inf) -> None:
+        """Close the environment; nothing can be done about one that takes too long."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -98,6 +100,7 @@ class Worker:
         task: Any = CloudpickleWrapper(make_stream)
         self._process = context.Process(target=_serve, args=(theirs, task, first), daemon=True)
         self._process.start()
+        self._ready = False
         theirs.close()
 
     def send(self, name: str, *arguments: Any) -> None:
@@ -108,12 +111,19 @@ class Worker:
 
     def receive(self) -> Any:
         """The answer of the process; raises what `Here` does."""
-        left = None if self._timeout is None else self._sent + self._timeout - time.monotonic()
+        if not self._ready:
+            self._await(BEGINNING, f"its process was not ready within {BEGINNING:g} s")
+            self._ready, self._sent = True, time.monotonic()
+        if self._timeout is None:
+            return self._await(None, "")
+        left = max(0.0, self._sent + self._timeout - time.monotonic())
+        late = f"its process gave no answer within {self._timeout:g} s (--env-timeout)"
+        return self._await(left, late)
+
+    def _await(self, seconds: float | None, failed: str) -> Any:
         try:
-            if not self._pipe.poll(None if left is None else max(0.0, left)):
-                raise EnvFailure(
-                    f"its process gave no answer within {self._timeout:g} s (--env-timeout)"
-                )
+            if not self._pipe.poll(seconds):
+                raise EnvFailure(failed)
             outcome, *answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(PATIENCE)
@@ -130,9 +140,9 @@ class Worker:
         self._end()
         self._start(first)
 
-    def close(self) -> None:
+    def close(self, deadline: float) -> None:
         """See that the process ends, which was sent "close" before."""
-        self._process.join(PATIENCE)
+        self._process.join(max(0.0, deadline - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
         self._end()
@@ -146,27 +156,35 @@ class Worker:
 def _serve(pipe: Connection, task: Any, first: int) -> None:
     """What a process does: answer until it is told to close, or nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who saves
-    stream: Stream | None = None
-    while True:
-        try:
-            name, arguments = pipe.recv()
-        except EOFError:
-            return
-        if name == "close" and stream is None:
-            return
-        try:
-            stream = stream or task.fn(first)
-            answer = "done", getattr(stream, name)(*arguments)
-        except ContractError as error:
-            answer = "contract", str(error)
-        except Exception as error:
-            answer = "failed", _reason(error), traceback.format_exc()
-        if name == "close":
-            return
-        try:
-            pipe.send(answer)
-        except OSError:
-            return
+    try:
+        stream: Stream = task.fn(first)
+        _reply(pipe, "done", None)
+        while (call := pipe.recv())[0] != "close":
+            _answer(pipe, stream, *call)
+        stream.close()
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception as error:
+        _reply(pipe, *_failed(error))
+
+
+def _answer(pipe: Connection, stream: Stream, name: str, arguments: tuple[Any, ...]) -> None:
+    try:
+        answer = "done", getattr(stream, name)(*arguments)
+    except Exception as error:
+        answer = _failed(error)
+    _reply(pipe, *answer)
+
+
+def _reply(pipe: Connection, *answer: Any) -> None:
+    with suppress(BrokenPipeError):
+        pipe.send(answer)
+
+
+def _failed(error: Exception) -> tuple[str, ...]:
+    if isinstance(error, ContractError):
+        return "contract", str(error)
+    return "failed", _reason(error), traceback.format_exc()
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,8 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 COMMANDS = ("train", "evaluate", "bench", "check-env", "recipes", "doctor")
 
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     """A command, with the ends that are no fault of ours told without a traceback."""
+    _be_found()
     from agent.learner import NonFiniteError
     from envs import ContractError, EnvFailedError
     from runs import commands
@@ -67,6 +70,16 @@ def _run(command: str, arguments: list[str]) -> int:
         return _say("Interrupted.", 130)
     except SystemExit as done:  # tyro's way to end after --help or a mistake
         return done.code if isinstance(done.code, int) else 2
+
+
+def _be_found() -> None:
+    """See that our packages are found, not a user's of the same name that PYTHONPATH leads to."""
+    root = Path(__file__).resolve().parents[1]
+    for name in ("agent", "envs", "worldmodel"):
+        spec = None if name in sys.modules else find_spec(name)
+        if spec is not None and Path(spec.origin or "").parent != root / name:
+            sys.path.insert(0, str(root))
+            return
 
 
 def _version() -> int:

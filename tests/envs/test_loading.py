@@ -68,6 +68,11 @@ def test_a_class_in_a_file(tmp_path):
     assert make("deep/down/worlds.py:Mine", {"max_episode_steps": 2}, max_steps=1).spec
 
 
+def test_a_wrapper_in_a_file():
+    write("worlds.py", f"{SOURCE}\n\nclass Around(gym.Wrapper): pass\n")
+    assert "<Around<" in str(make("worlds.py:Mine", wrappers=["worlds.py:Around"]))
+
+
 def test_an_id_that_a_file_registers():
     write("worlds.py", REGISTERS.replace("ID", "test/InFile-v0"))
     assert first_seen(make("worlds.py:test/InFile-v0")) == 0

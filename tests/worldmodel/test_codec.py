@@ -249,6 +249,13 @@ def test_spaces_survive_json(space) -> None:
     assert space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False))) == space
 
 
+def test_saved_keys_keep_their_order() -> None:
+    """Fails where a Dict whose keys are not sorted comes back sorted, and no weights fit it."""
+    space = spaces.Dict(b=spaces.Discrete(2), a=spaces.Dict(z=pixels(4, 4, 3), y=pixels(8, 8, 1)))
+    again = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    assert list(flatten_space(again)) == list(flatten_space(space)) == ["b", "a/z", "a/y"]
+
+
 def test_unknown_saved_spaces_are_refused() -> None:
     """Fails where a damaged checkpoint is read as some space."""
     with pytest.raises(ValueError, match="'Sphere' is no space"):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.contract import ContractError, Guard, NotFiniteError
+from envs.contract import (
+    ContractError,
+    Guard,
+    NotFiniteError,
+    observation_faults,
+    quick_test,
+)
 
 SPACE = spaces.Dict(
     {
@@ -152,6 +158,34 @@ def test_a_reset_without_seed_is_refused_at_once():
 
     with pytest.raises(ContractError, match=r"takes no seed: write `def reset\(self, \*, seed=Non"):
         Guard(Unseeded())
+
+
+LEAVES = [
+    *SPACE.spaces.values(),
+    spaces.Box(-np.inf, np.inf, (2,), np.float64),
+    spaces.Box(0, np.inf, (), np.float32),
+    spaces.Box(np.float32([0, -np.inf]), np.float32([1, 0])),
+    spaces.Box(-128, 127, (3,), np.int8),
+    spaces.Box(1, 9, (3,), np.uint8),
+    spaces.Discrete(2),
+]
+
+
+@pytest.mark.parametrize("space", LEAVES, ids=str)
+def test_the_quick_test_agrees_with_the_long_one(space):
+    """Fails where a fault slips through because most observations have none."""
+    space.seed(0)
+    quick = quick_test(space)
+    seen = [space.sample() for _ in range(20)]
+    assert all(map(quick, seen))
+    shape = space.shape or ()
+    odd = [None, np.zeros(9), np.zeros((2, 2, 1)), {}, (1,), np.full(shape, np.nan, np.float32)]
+    odd += [np.full(shape, value, space.dtype) for value in (0, 7, 100) if space.dtype != str]
+    odd += [np.full(shape, value) for value in (-9.0, 0.5, np.inf)]
+    for value in odd:
+        assert not (quick(value) and list(observation_faults(space, value)))
+    if not isinstance(space, spaces.Text):
+        assert any(list(observation_faults(space, value)) for value in odd)
 
 
 def test_what_keeps_the_contract_passes_unchanged(caplog):

@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 logger = logging.getLogger(__name__)
 
+TOLD: set[tuple[str, str]] = set()  # by all copies of an environment together
 ROOT = "observation"  # the key of an observation that is not a Dict
 STEP = "observation, reward, terminated, truncated, info"
 Category = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
@@ -269,7 +270,6 @@ class Guard(gym.Wrapper):
         if lacks_seed(env):
             raise ContractError(f"{self._who()}: {NO_SEED}.")
         self._passes = quick_test(env.observation_space)
-        self._told: set[str] = set()
         self._over = True
 
     def reset(
@@ -324,9 +324,9 @@ class Guard(gym.Wrapper):
 
     def _tell(self, text: str) -> None:
         """Once for each key and rule: only the first of many values is worth a line."""
-        what = text.partition(" = ")[0].partition("[")[0]
-        if what not in self._told:
-            self._told.add(what)
+        what = self._who(), text.partition(" = ")[0].partition("[")[0]
+        if what not in TOLD:
+            TOLD.add(what)
             logger.warning("%s: %s.", self._who(), text)
 
     def _put_right(self, observation: Any) -> Any:

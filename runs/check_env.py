@@ -38,6 +38,7 @@ def check_env(
         found = check(env, steps, seed)
     finally:
         env.close()
+    found.notes = _maybe_turned(env.observation_space) + found.notes
     report = asdict(found) | {"steps_per_second": found.speed, "wrong": wrong + found.wrong}
     about = {"env": env_id, "env_kwargs": dict(kwargs or {}), "wrappers": list(wrappers)}
     return about | {"observation": observation, "action": action} | report
@@ -61,6 +62,20 @@ def _read(env: gym.Env) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     except ValueError as error:
         wrong.append(str(error))
     return observation, action, [text.rstrip(".") for text in wrong]
+
+
+def _maybe_turned(space: gym.Space) -> list[str]:
+    """Pictures whose channels seem to come first."""
+    try:
+        shapes = {name: leaf.shape or () for name, leaf in flatten_space(space).items()}
+    except ValueError:
+        return []
+    return [
+        f"{name!r} of shape {shape} is read as a picture of height x width x channels. If its "
+        "channels come first, return observation.transpose(1, 2, 0), and declare that shape"
+        for name, shape in shapes.items()
+        if len(shape) == 3 and shape[0] <= 4 < min(shape[1:])
+    ]
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from functools import partial
 
@@ -152,6 +153,18 @@ def test_a_failure_at_the_very_start_is_told_at_once(parallel):
 class Lame(Mortal):
     def reset(self, *, seed=None, options=None):
         raise RuntimeError(self.fate)
+
+
+def test_a_process_is_small(open_streams):
+    """Fails where every environment's process loads torch, which takes seconds and much memory."""
+    streams = EnvStreams(partial(Loaded, "torch"), 1, parallel=True)
+    assert streams.reset().observation.tolist() == [[0, 0]]
+    streams.close()
+
+
+class Loaded(Mortal):
+    def look(self):
+        return np.full(2, self.fate in sys.modules, np.float32)
 
 
 def test_a_restart_after_failures_is_exact(open_streams):

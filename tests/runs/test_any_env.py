@@ -169,6 +169,26 @@ def test_spaces_that_are_not_supported_are_wrong(
     assert said in " ".join(capsys.readouterr().out.split())
 
 
+def test_channels_that_come_first_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails where a picture on its side is read without a word."""
+    file = Path("theirs/lockbox.py")
+    file.write_text(file.read_text().replace("(9, 7, 1)", "(1, 9, 7)"))
+    assert main(["check-env", f"{file}:Lockbox", "--steps", "3"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'eye' of shape (1, 9, 7) is read as a picture of height x width x channels" in said
+
+
+def test_what_is_wrong_from_the_start_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where an environment that cannot be trained in leaves a folder, or a traceback."""
+    file = Path("theirs/lockbox.py")
+    file.write_text(file.read_text().replace("return self.look(), {}\n", "return self.look()\n", 1))
+    assert main(["train", "debug", "--env", f"{file}:Lockbox", *QUICK]) == 2
+    assert "reset() returned dict without info" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize("arguments", ["CartPole-v9", "nowhere.py:Mine", "CartPole-v1 --steps 0"])
 def test_what_cannot_be_checked_is_refused(arguments: str) -> None:
     assert main(["check-env", *arguments.split()]) == 2

@@ -105,16 +105,18 @@ class Worker:
 
     def send(self, name: str, *arguments: Any) -> None:
         """Ask the process; that it is dead is noticed when its answer is awaited."""
-        self._sent = time.monotonic()
+        self._sent, self._asked = time.monotonic(), name
         with suppress(OSError):
             self._pipe.send((name, arguments))
 
     def receive(self) -> Any:
         """The answer of the process; raises what `Here` does."""
         if not self._ready:
-            self._await(BEGINNING, f"its process was not ready within {BEGINNING:g} s")
+            limit = BEGINNING if self._timeout else None
+            self._await(limit, f"its process was not ready within {BEGINNING:g} s")
             self._ready, self._sent = True, time.monotonic()
-        if self._timeout is None:
+        # A whole episode is played again to restore it, however long it was.
+        if self._timeout is None or self._asked == "restore":
             return self._await(None, "")
         left = max(0.0, self._sent + self._timeout - time.monotonic())
         late = f"its process gave no answer within {self._timeout:g} s (--env-timeout)"

@@ -32,6 +32,7 @@ class Mortal(gym.Env):
 
     def step(self, action):
         self.time += 1
+        time.sleep(0.2 * (self.fate == "slow"))
         reward = 1.0
         if self.time == 3 and (self.always or self.seed % 2 == 0):
             reward = self.meet()
@@ -177,6 +178,17 @@ def test_a_restart_after_failures_is_exact(open_streams):
         one, other = original.step([0, 0]), restored.step([0, 0])
         np.testing.assert_array_equal(one.observation, other.observation)
         np.testing.assert_array_equal(one.is_first, other.is_first)
+
+
+def test_to_play_an_episode_again_may_take_its_time(open_streams):
+    """Fails where a long episode of a slow environment cannot be resumed: no step took too long."""
+    settings = {"parallel": True, "timeout": 0.6, "num_envs": 1}
+    streams, again = (open_streams("slow", always=True, **settings) for _ in range(2))
+    last = play(streams, 5)[-1]
+    record = again.restore(streams.state())
+    np.testing.assert_array_equal(record.observation, last.observation)
+    assert not record.is_last.any()
+    assert again.restarts == 0
 
 
 def test_a_process_that_dies_between_two_steps_costs_no_checkpoint(open_streams):

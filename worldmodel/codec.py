@@ -8,6 +8,7 @@ for the loss alike: with images these are the largest arrays of a training step.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
 from itertools import pairwise
@@ -177,21 +178,24 @@ class VectorCodec(nn.Module):
 
 
 class DiscreteCodec(nn.Module):
-    """Discrete, MultiDiscrete and MultiBinary of any rank, as the categories that they are."""
+    """Discrete, MultiDiscrete and MultiBinary of any rank, as the categories that they are.
+
+    Parts with as many classes lie side by side, fewest classes first: hundreds of them, as the
+    symbols of a grid, are then computed as one array for each number of classes.
+    """
 
     start: Tensor
+    order: Tensor
     offset: Tensor
-    columns: Tensor
 
     def __init__(self, space: gym.Space, width: int) -> None:
         super().__init__()
         counts, start = (array.flatten().astype(np.int64) for array in _categories(space))
-        self.counts, self.shape = counts.tolist(), space.shape or ()
-        offset, size = counts.cumsum() - counts, int(counts.sum())
-        # The columns of each part, side by side; where it has no more, one that is never likely.
-        column = offset[:, None] + np.arange(counts.max())
-        columns = np.where(column < (offset + counts)[:, None], column, size)
-        for name, value in {"start": start, "offset": offset, "columns": columns}.items():
+        order = counts.argsort(kind="stable")
+        self.counts, self.shape = counts[order].tolist(), space.shape or ()
+        self.groups = list(Counter(self.counts).items())
+        offset, size = counts[order].cumsum() - counts[order], int(counts.sum())
+        for name, value in {"start": start, "order": order, "offset": offset}.items():
             self.register_buffer(name, torch.as_tensor(value), persistent=False)
         self.encoder = mlp(size, 2 * width, width)
         self.decoder = mlp(width, 2 * width, size)
@@ -202,8 +206,8 @@ class DiscreteCodec(nn.Module):
         return f"categories: {count_words(self.counts)}"
 
     def prepare(self, value: Tensor) -> Int[Tensor, "n parts"]:
-        """Categories (n, ...), flattened and counted from 0."""
-        return value.reshape(len(value), -1).long() - self.start
+        """Categories (n, ...), flattened, counted from 0, and in the order of their classes."""
+        return (value.reshape(len(value), -1).long() - self.start)[:, self.order]
 
     def encode(self, index: Int[Tensor, "n parts"]) -> Float[Tensor, "n D"]:
         """Embeddings of prepared categories."""
@@ -216,17 +220,23 @@ class DiscreteCodec(nn.Module):
 
     def loss(self, decoded: Tensor, index: Tensor) -> Float[Tensor, " n"]:
         """Cross-entropy in nats, summed."""
-        log_probs = self._by_part(decoded).log_softmax(-1)
-        return -log_probs.gather(-1, index[..., None]).sum((-2, -1))
+        indices = index.split([number for _, number in self.groups], -1)
+        nats = [
+            F.cross_entropy(logits.flatten(0, 1), one.flatten(), reduction="none").view_as(one)
+            for logits, one in zip(self._groups(decoded), indices, strict=True)
+        ]
+        return torch.cat(nats, -1).sum(-1)
 
     def restore(self, decoded: Tensor) -> Tensor:
         """The likeliest categories, in the shape of the space."""
-        return (self._by_part(decoded).argmax(-1) + self.start).reshape(-1, *self.shape)
+        best = torch.cat([logits.argmax(-1) for logits in self._groups(decoded)], -1)
+        return (best[:, self.order.argsort()] + self.start).reshape(-1, *self.shape)
 
-    def _by_part(self, logits: Float[Tensor, "n all"]) -> Float[Tensor, "n parts most"]:
-        """All parts in one array, so that hundreds of them take no longer than one."""
-        never = torch.finfo(logits.dtype).min
-        return F.pad(logits, (0, 1), value=never)[:, self.columns]
+    def _groups(self, decoded: Tensor) -> list[Tensor]:
+        """Logits (n, parts, classes) of the parts with as many classes."""
+        sizes = [classes * number for classes, number in self.groups]
+        parts = zip(decoded.split(sizes, -1), self.groups, strict=True)
+        return [logits.unflatten(-1, (number, classes)) for logits, (classes, number) in parts]
 
 
 def _categories(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ def perfect(part, value: Tensor) -> Tensor:
         flat = (value.double().reshape(len(value), -1) - part.middle) / part.scale
         return torch.where(part.bounded, flat, flat.sign() * (1 + flat.abs()).log()).float()
     assert isinstance(part, DiscreteCodec)
-    index = value.reshape(len(value), -1) - part.start
+    index = part.prepare(value)
     one_hot = [torch.eye(n)[i] for n, i in zip(part.counts, index.unbind(-1), strict=True)]
     return 100 * torch.cat(one_hot, -1)
 

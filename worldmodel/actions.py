@@ -37,7 +37,7 @@ class ActionCodec(nn.Module):
             self.counts, self.size = [], int(np.prod(space.shape))
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             discrete = isinstance(space, spaces.Discrete)
-            start = np.array([space.start]) if discrete else space.start
+            start = np.array([space.start]) if discrete else space.start.astype(np.int64)
             self.counts = [int(space.n)] if discrete else space.nvec.flatten().tolist()
             span, self.size = np.ones_like(start), sum(self.counts)
         else:
@@ -61,7 +61,7 @@ class ActionCodec(nn.Module):
         flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
         if self.continuous:
             return ((flat - self.start) / self.span.clamp(min=1e-30)).float()
-        columns = zip((flat - self.start).long().unbind(-1), self.counts, strict=True)
+        columns = zip((flat.long() - self.start).unbind(-1), self.counts, strict=True)
         return torch.cat([F.one_hot(c, n) for c, n in columns], -1).float()
 
     def decode(self, vector: Float[Tensor, "*n A"]) -> Tensor:

@@ -44,6 +44,13 @@ def test_categories_are_one_hot() -> None:
     assert codec.decode(torch.tensor([0.1, 0.9, 0.2, 0.1, 0.7])).tolist() == [6, 0]
 
 
+def test_small_dtypes_do_not_overflow() -> None:
+    """Fails where 250 + 8 is counted in bytes, or in a type that torch cannot add."""
+    codec = ActionCodec(spaces.MultiDiscrete([9, 3], start=[250, 0], dtype=np.uint16))
+    action = torch.tensor([[258, 2], [250, 0]])
+    assert codec.decode(codec.encode(action.to(torch.uint16))).tolist() == action.tolist()
+
+
 def test_boxes_are_scaled_and_clipped_to_their_bounds() -> None:
     """Fails where an action outside of the space reaches the environment."""
     codec = ActionCodec(spaces.Box(np.float32([-2, 0]), np.float32([2, 10])))

@@ -26,12 +26,17 @@ IMAGES = {
     "small": pixels(3, 2, 1),
     "large": pixels(84, 84, 3),
     "float": spaces.Box(-1.0, 1.0, (10, 10, 3)),
+    "depth": spaces.Box(0, 60_000, (5, 6, 1), np.uint16),
 }
 PARTS = {
     "scalar": spaces.Box(-1.0, 1.0, ()),
     "vector": spaces.Box(-np.inf, np.inf, (5,)),
     "matrix": spaces.Box(-100.0, 100.0, (3, 4)),
     "video": spaces.Box(0.0, 1.0, (2, 2, 2, 2)),
+    "halves": spaces.Box(-1.0, 1.0, (3,), np.float16),
+    "doubles": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+    "counts": spaces.Box(0, 2**40, (2,), np.int64),
+    "flags": spaces.Box(0, 1, (3,), np.bool_),
     "bytes": spaces.Box(0, 255, (6,), np.uint8),
     "discrete": spaces.Discrete(4),
     "started": spaces.Discrete(3, start=-5),

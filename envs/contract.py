@@ -110,7 +110,10 @@ def _tuple_faults(space: spaces.Tuple, value: Any, key: str) -> Iterator[Fault]:
 
 
 def _leaf_faults(space: spaces.Box | Category, value: Any, key: str) -> Iterator[Fault]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
     if array.dtype.kind not in "biuf":
         yield Fault(f"{_name(key)} is of type {type(value).__name__}: return numbers, as {space}")
     elif array.shape != (space.shape or ()):

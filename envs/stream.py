@@ -164,4 +164,6 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, str):
         return one == other
+    if np.asarray(one).dtype.kind not in "biufc" or np.asarray(other).dtype.kind not in "biufc":
+        return np.array_equal(one, other)
     return np.shape(one) == np.shape(other) and np.allclose(one, other, equal_nan=True)

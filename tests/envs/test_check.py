@@ -81,6 +81,21 @@ class Infinite(Fine):
         return {"time": np.array([self.time, np.nan if self.time == 2 else 0], np.float32)}
 
 
+class Blind(Fine):
+    def look(self):
+        return {"time": None}
+
+
+class Ragged(Fine):
+    def look(self):
+        return {"time": [[1.0], [1.0, 2.0]]}
+
+
+class Nowhere(Fine):
+    def look(self):
+        return None
+
+
 class Uninformed(Fine):
     def reset(self, *, seed=None, options=None):
         return super().reset(seed=seed)[0]
@@ -106,6 +121,9 @@ BROKEN = {
     Double: r"'time' is of dtype float64, and its space says float32: return it with .astype",
     Beyond: r"'time'\[0\] = 6.5 lies outside the bounds of its space, 0.0 to 6.0",
     Infinite: r"'time'\[1\] = nan is not finite",
+    Blind: "'time' is of type NoneType: return numbers",
+    Ragged: "'time' is of type list: return numbers",
+    Nowhere: "The observation is of type NoneType: its space is a Dict, so return a dict",
     Uninformed: r"reset\(\) returned of type dict without info|returned dict without info",
     Old: r"step\(\) returned 4 values: Gymnasium's rule is `return observation, reward, term",
     Failing: r"step\(\) raised ZeroDivisionError: division by zero \(test_check.py, line \d+\)",

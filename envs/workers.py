@@ -124,7 +124,7 @@ class Worker:
 
     def _await(self, seconds: float | None, failed: str) -> Any:
         try:
-            if not self._pipe.poll(seconds):
+            if seconds is not None and not self._pipe.poll(seconds):
                 raise EnvFailure(failed)
             outcome, *answer = self._pipe.recv()
         except (EOFError, OSError) as error:

@@ -67,6 +67,7 @@ class _Player:
 
     def play(self, steps: int) -> None:
         """Random actions, episode after episode."""
+        self.warm_up()
         observation = self.begin()
         self.start = plain(observation)
         while self.found.steps < steps:
@@ -84,6 +85,12 @@ class _Player:
                 if self.found.episodes == 1:
                     self.act_after_the_end()
                 observation = self.begin()
+
+    def warm_up(self) -> None:
+        """A first step that is not timed: it may compile what later ones only run."""
+        self.begin()
+        self.act(self.env.action_space.sample())
+        self.found.steps, self.found.seconds = 0, 0.0
 
     def begin(self, repeated: bool = False) -> Any:
         """Reset, and what is seen first."""
@@ -140,8 +147,8 @@ class _Player:
         found = self.found
         if found.steps and not found.episodes and not found.wrong:
             found.notes.append(
-                f"no episode ended within {found.steps:,} steps: evaluation cuts it at --max-steps;"
-                " max_episode_steps among the --env-kwargs cuts it in training too"
+                f"no episode ended within {found.steps:,} steps. If none ever does, cut them: "
+                "max_episode_steps=1000 among the --env-kwargs"
             )
         if found.steps and not self.paid and not found.wrong:
             found.notes.append(

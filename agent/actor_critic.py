@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from numpy.polynomial.hermite import hermgauss
 from torch import Tensor, nn
 
 from agent.imagination import Imagination
@@ -20,6 +22,9 @@ from worldmodel.latents import UNIMIX, sample, unimix
 from worldmodel.types import Records
 
 FLOOR = 0.002  # probability below which no category is pushed further down
+FARTHEST = 3.0  # of a box's normal from the middle, before tanh: 0.995 of the way to the bound
+EDGE = 1e-6  # from the bound, where atanh would be infinite
+NODES = 16  # of the quadrature of a squashed normal's entropy
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,10 @@ class BehaviourConfig:
 
 
 class ActionDistribution(NamedTuple):
-    """Independent categoricals (log-probabilities), or normals around a squashed mean."""
+    """Independent categoricals (log-probabilities), or normals whose samples tanh squashes.
+
+    A squashed normal has density N(u) / (1 - a²) at a = tanh(u), which lies inside the bounds.
+    """
 
     categories: tuple[Float[Tensor, "*n classes"], ...] = ()
     unmixed: tuple[Float[Tensor, "*n classes"], ...] = ()
@@ -66,14 +74,17 @@ class ActionDistribution(NamedTuple):
     std: Float[Tensor, "*n A"] | None = None
 
     def sample(self) -> Float[Tensor, "*n A"]:
-        """Encoded actions; those of a box may lie outside, and are clipped when acted out."""
+        """Encoded actions."""
         if self.mean is not None and self.std is not None:
-            return self.mean + self.std * torch.randn_like(self.mean)
+            return (self.mean + self.std * torch.randn_like(self.mean)).tanh()
         return torch.cat([sample(log_probs).round() for log_probs in self.categories], -1)
 
     def mode(self) -> Float[Tensor, "*n A"]:
-        """The likeliest actions; `ActionCodec.decode` takes the largest entry of each category."""
-        return torch.cat(self.categories, -1) if self.mean is None else self.mean
+        """The likeliest actions; `ActionCodec.decode` takes the largest entry of each category.
+
+        Of a box the median: squashed, a wide normal is likeliest at the bounds, both of them.
+        """
+        return torch.cat(self.categories, -1) if self.mean is None else self.mean.tanh()
 
     def gain(
         self, action: Float[Tensor, "*n A"], advantage: Float[Tensor, "*n"]
@@ -86,7 +97,7 @@ class ActionDistribution(NamedTuple):
         for another stayed so for good. `action` must be drawn from this very distribution.
         """
         if self.mean is not None:
-            return advantage * self._normal().log_prob(action).sum(-1)
+            return advantage * self.log_density(action)
         taken = action.split([part.shape[-1] for part in self.unmixed], -1)
         parts = list(zip(taken, self.unmixed, self.categories, strict=True))
         nats = [(a * own).sum(-1) for a, own, _ in parts]
@@ -100,13 +111,31 @@ class ActionDistribution(NamedTuple):
     def entropy(self) -> Float[Tensor, "*n"]:
         """Entropy in nats, summed over the parts of an action."""
         if self.mean is not None:
-            return self._normal().entropy().sum(-1)
+            return (self._normal().entropy() + self._mean_log_slope()).sum(-1)
         return -torch.stack([(c.exp() * c).sum(-1) for c in self.categories]).sum(0)
+
+    def log_density(self, action: Float[Tensor, "*n A"]) -> Float[Tensor, "*n"]:
+        """Of the actions of a box, in [-1, 1]; at the bounds, that of the last number before."""
+        before = action.clamp(EDGE - 1, 1 - EDGE).atanh()
+        return (self._normal().log_prob(before) - _log_slope(before)).sum(-1)
+
+    def _mean_log_slope(self) -> Float[Tensor, "*n A"]:
+        """What squashing adds to the entropy: a mean over the normal, by Gauss-Hermite."""
+        assert self.mean is not None
+        assert self.std is not None
+        nodes, weights = (self.mean.new_tensor(part) for part in hermgauss(NODES))
+        before = self.mean[..., None] + self.std[..., None] * math.sqrt(2) * nodes
+        return (_log_slope(before) * weights).sum(-1) / math.sqrt(math.pi)
 
     def _normal(self) -> torch.distributions.Normal:
         assert self.mean is not None
         assert self.std is not None
         return torch.distributions.Normal(self.mean, self.std, validate_args=False)
+
+
+def _log_slope(before: Tensor) -> Tensor:
+    """log(1 - tanh²), exact where tanh is 1 to the last digit."""
+    return 2 * (math.log(2) - before - F.softplus(-2 * before))
 
 
 class Actor(nn.Module):
@@ -122,12 +151,14 @@ class Actor(nn.Module):
     def forward(self, features: Float[Tensor, "*n S D"], mix: float = UNIMIX) -> ActionDistribution:
         """The policy at these features, a share `mix` of it uniformly random.
 
-        Continuous policies are not mixed: their standard deviations lie in [0.1, 1].
+        Continuous policies are not mixed: their standard deviations lie in [0.1, 1]. Their means
+        do not go where tanh is flat, and nothing could bring them back.
         """
         logits = self.net(self.pool(features))
         if self.continuous:
-            mean, std = logits.chunk(2, -1)
-            return ActionDistribution(mean=mean.tanh(), std=0.1 + 0.9 * (std + 2).sigmoid())
+            mean, std = logits.float().chunk(2, -1)
+            mean = FARTHEST * (mean / FARTHEST).tanh()
+            return ActionDistribution(mean=mean, std=0.1 + 0.9 * (std + 2).sigmoid())
         parts = logits.split(self.counts, -1)
         unmixed = tuple(part.float().log_softmax(-1) for part in parts)
         return ActionDistribution(tuple(unimix(part, mix) for part in parts), unmixed)

@@ -4,13 +4,17 @@ Importing this package registers our ids with Gymnasium (strings in a table, not
 Gymnasium no longer reads plugin entry points, and so `gym.make("envs:clew/TMaze-v0")` works.
 """
 
+from .contract import ContractError
 from .hallway import Hallway
 from .memory_length import MemoryLength
 from .registry import make, register_envs
+from .stream import Episode, episode_seed
 from .tmaze import TMaze, TMazeOracle
-from .vector import EnvStreams, Episode, Record, episode_seed
+from .vector import EnvFailedError, EnvStreams, Record
 
 __all__ = [
+    "ContractError",
+    "EnvFailedError",
     "EnvStreams",
     "Episode",
     "Hallway",

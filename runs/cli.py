@@ -8,8 +8,10 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "bench", "recipes", "doctor")
+COMMANDS = ("train", "evaluate", "bench", "check-env", "recipes", "doctor")
 
 USAGE = """\
 usage: clew COMMAND [OPTIONS]
@@ -17,12 +19,13 @@ usage: clew COMMAND [OPTIONS]
 Train agents that find their way by remembering.
 
   clew train RECIPE             train by a recipe; any setting can follow, such as --seed 1
-  clew train --env ID           train in any Gymnasium environment, with the default settings
+  clew train --env ID           train in any environment (an id, module:Id, or file.py:Class)
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             play new episodes, with memory and with memory off
   clew bench context            what a long context costs here, all backbones side by side
   clew bench dream RUN          how good the pictures of its dreams are
   clew bench memory RUN         how well a run's world model remembers while it dreams
+  clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes
   clew doctor                   what this machine offers
   clew --version
@@ -46,15 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     """A command, with the ends that are no fault of ours told without a traceback."""
+    _be_found()
     from agent.learner import NonFiniteError
+    from envs import ContractError, EnvFailedError
     from runs import commands
     from runs.folder import RefusalError
 
     try:
-        return getattr(commands, command)(arguments)
+        return getattr(commands, command.replace("-", "_"))(arguments)
     except RefusalError as error:
         return _say(str(error), 2)
-    except NonFiniteError as error:
+    except ContractError as error:
+        return _say(f"{error} clew check-env tells what else is wrong.", 1)
+    except (NonFiniteError, EnvFailedError) as error:
         return _say(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains again as it ends
@@ -63,6 +70,16 @@ def _run(command: str, arguments: list[str]) -> int:
         return _say("Interrupted.", 130)
     except SystemExit as done:  # tyro's way to end after --help or a mistake
         return done.code if isinstance(done.code, int) else 2
+
+
+def _be_found() -> None:
+    """See that our packages are found, not a user's of the same name that PYTHONPATH leads to."""
+    root = Path(__file__).resolve().parents[1]
+    for name in ("agent", "envs", "worldmodel"):
+        spec = None if name in sys.modules else find_spec(name)
+        if spec is not None and Path(spec.origin or "").parent != root / name:
+            sys.path.insert(0, str(root))
+            return
 
 
 def _version() -> int:

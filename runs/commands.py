@@ -13,6 +13,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from runs import check_env as check_env_module
 from runs import doctor as doctor_module
 from runs import folder, session
 from runs.bench import context, dream, memory
@@ -134,6 +135,30 @@ class BenchDreamArguments:
 
 
 @dataclass(frozen=True)
+class CheckEnvArguments:
+    """Play an environment: how it is read, how fast it is, and what is wrong with it."""
+
+    env: Annotated[Positional[str], arg(metavar="ID")]
+    """An id of Gymnasium's, module:Id, module:Class, or path/to/file.py:Class."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Its keyword arguments, as name=value."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers around it, innermost first, as module:Class."""
+    steps: int = 1000
+    """Steps to play, with random actions."""
+    seed: int = 0
+    """Of the episodes and of the actions."""
+    json: bool = False
+    """Print the report as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps} must be at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must not be negative.")
+
+
+@dataclass(frozen=True)
 class RecipesArguments:
     """List the recipes."""
 
@@ -170,6 +195,20 @@ def evaluate(arguments: list[str]) -> int:
     show(report)
     Console().print(f"Written to {asked.run / 'evaluation' / 'evaluation.json'}", soft_wrap=True)
     return 0
+
+
+def check_env(arguments: list[str]) -> int:
+    """`clew check-env`; 1 where something is wrong."""
+    asked = _parse(CheckEnvArguments, "check-env", arguments)
+    with folder.refusing():
+        report = check_env_module.check_env(
+            asked.env, asked.env_kwargs, asked.wrappers, asked.steps, asked.seed
+        )
+    if asked.json:
+        print(json.dumps(report, indent=1))
+    else:
+        check_env_module.show(report, Console(highlight=False))
+    return int(bool(report["wrong"]))
 
 
 def bench(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ class Config:
     """A run: where the agent lives, how long it learns, and how."""
 
     env: str = "clew/TMaze-v0"
-    """Gymnasium id of the environment."""
+    """The environment: an id of Gymnasium's, module:Id, module:Class, or path/to/file.py:Class."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Its keyword arguments, as name=value."""
     wrappers: tuple[str, ...] = ()
@@ -27,6 +27,10 @@ class Config:
     """Environments that are acted in side by side."""
     parallel: bool = False
     """Run each environment in a process of its own."""
+    env_timeout: float = 120.0
+    """Seconds that an environment in a process of its own may take for a step; 0 waits for ever."""
+    env_restarts: int = 10
+    """Times that an environment that dies, hangs or returns NaN is begun anew, before all ends."""
     steps: int = 100_000
     """Environment steps to train for."""
     prefill: int = 2_000
@@ -60,9 +64,11 @@ class Config:
         for name in ("num_envs", "steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        for name in ("prefill", "seed", "threads", "evaluation_episodes"):
+        for name in ("prefill", "seed", "threads", "evaluation_episodes", "env_restarts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
+        if not 0 <= self.env_timeout < math.inf:
+            raise ValueError(f"env_timeout = {self.env_timeout} must be 0 or a positive number.")
         if self.scan not in BODIES:
             raise ValueError(f"scan = {self.scan!r} must be one of {', '.join(BODIES)}.")
         if self.scan == "mamba-ssm":

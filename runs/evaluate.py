@@ -8,14 +8,11 @@ sooner, are not counted more often.
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.wrappers import TimeLimit
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +21,7 @@ from envs import EnvStreams, Episode
 from runs import folder
 from runs.config import Config
 from runs.device import pick_device, pick_scan
-from runs.train import make_env
+from runs.train import make_streams
 from worldmodel.layers import use_scan
 
 logger = logging.getLogger(__name__)
@@ -99,10 +96,9 @@ def evaluate(
     The same numbers for the same seed; torch's random state is left as it was. Episodes that
     reach `max_steps` are cut there, with a warning.
     """
-    build = partial(_build, config, max_steps)
     devices = [agent.device] if agent.device.type == "cuda" else []
     with folder.refusing():
-        streams = EnvStreams(build, min(episodes, ENVS), evaluation_seed(seed), config.parallel)
+        streams = make_streams(config, min(episodes, ENVS), evaluation_seed(seed), max_steps)
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
@@ -188,7 +184,3 @@ def _cell(measure: dict[str, Any] | None) -> str:
         return value
     low, high = map(form.format, measure["ci95"])
     return f"{value} [{low}, {high}]"
-
-
-def _build(config: Config, max_steps: int) -> gym.Env:
-    return TimeLimit(make_env(config), max_steps)

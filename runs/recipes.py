@@ -85,6 +85,13 @@ CARTPOLE = Recipe(
     ),
 )
 
+PENDULUM = Recipe(
+    name="pendulum",
+    summary="Pendulum-v1: a bounded number to act by, no need of memory.",
+    cost="25,000 steps, 7 minutes",
+    config=replace(CARTPOLE.config, env="Pendulum-v1", steps=25_000),
+)
+
 MINIGRID_EMPTY = Recipe(
     name="minigrid-empty",
     summary="MiniGrid-Empty-8x8-v0 from images: walk to the green square.",
@@ -148,7 +155,7 @@ HALLWAY_LONG = Recipe(
     ),
 )
 
-PRESETS = (DEBUG, TMAZE, CARTPOLE, MINIGRID_EMPTY, HALLWAY, HALLWAY_LONG)
+PRESETS = (DEBUG, TMAZE, CARTPOLE, PENDULUM, MINIGRID_EMPTY, HALLWAY, HALLWAY_LONG)
 RECIPES = {recipe.name: recipe for recipe in PRESETS}
 
 

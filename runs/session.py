@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from envs.loading import absolute, is_file
 from runs import folder
 from runs.config import Config
 from runs.evaluate import evaluate_agent, show
@@ -28,7 +29,6 @@ from runs.train import Trainer
 from worldmodel.spaces import text_leaves
 
 INTERRUPTED = 130
-SYMBOLS = (7, 7, 3)  # MiniGrid's own observation: object, colour and state of each cell
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,6 +38,7 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
     Raises:
         RefusalError: for a mistake in what was asked for; no folder is left behind.
     """
+    config = replace(config, env=absolute(config.env))
     path = out / (name or _default_name(config, recipe))
     with ExitStack() as held:
         with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
@@ -128,8 +129,10 @@ def _check_unfinished(path: Path, newest: Path, steps: int) -> None:
 
 
 def _default_name(config: Config, recipe: str | None) -> str:
-    """recipe-20260131-235959-s0; without a recipe, the environment's id."""
-    subject = recipe or config.env.replace("/", "-").replace(":", "-").lower()
+    """recipe-20260131-235959-s0; without a recipe, the environment's id or file and class."""
+    where, _, env = config.env.rpartition(":")
+    where = Path(where).stem if is_file(where) else where
+    subject = recipe or f"{where}-{env}".strip("-").replace("/", "-").lower()
     return f"{subject}-{datetime.now():%Y%m%d-%H%M%S}-s{config.seed}"
 
 
@@ -157,15 +160,7 @@ def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
 def _notices(trainer: Trainer) -> list[str]:
     """What a user may not expect of how observations are read."""
     texts = text_leaves(trainer.streams.observation_space)
-    lines = [f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts]
-    symbolic = SYMBOLS in trainer.agent.model.codec.shapes.values()
-    if symbolic and trainer.config.env.rpartition(":")[2].startswith(("MiniGrid", "BabyAI")):
-        lines.append(
-            "Read as an image: MiniGrid's 7x7 symbols, which are no picture. For pictures add "
-            "--wrappers minigrid.wrappers:RGBImgPartialObsWrapper minigrid.wrappers:ImgObsWrapper "
-            "(the recipe minigrid-empty does)"
-        )
-    return lines
+    return [f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts]
 
 
 def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None) -> None:
@@ -178,6 +173,8 @@ def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None)
     measure = f"evaluate {run} --episodes 500 --seed 1"
     if model_only:
         measure = f"bench {'dream' if trainer.agent.model.codec.images else 'memory'} {run}"
+    if trainer.restarts:
+        console.print(f"Environments failed and were begun anew {trainer.restarts} times.")
     lines = [
         f"The run lies in {trainer.folder}. Next:",
         f"  {program('clew')} {measure}",

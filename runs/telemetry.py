@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from envs.vector import Episode
+from envs.stream import Episode
 
 
 class Telemetry:
@@ -50,9 +50,9 @@ class Telemetry:
         successes = [float(s) for _, _, s in self.recent if s is not None]
         return {"return": _mean(returns), "success": _mean(successes)}
 
-    def write(self, env_steps: int, updates: int) -> None:
-        """Append the means since the last line, and begin anew."""
-        means = {name: total / n for name, (total, n) in sorted(self.sums.items())}
+    def write(self, env_steps: int, updates: int, totals: dict[str, int]) -> None:
+        """Append the means since the last line beside the totals, and begin anew."""
+        means = {name: total / n for name, (total, n) in sorted(self.sums.items())} | totals
         seconds = time.monotonic() - self.began
         pace = {"seconds": seconds, "steps_per_second": (env_steps - self.began_at) / seconds}
         line = {"env_steps": env_steps, "updates": updates, **means, "time": pace}

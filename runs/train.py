@@ -5,14 +5,11 @@ its metrics are those of the run that never stopped, bit for bit.
 """
 
 import json
-import multiprocessing
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from safetensors.numpy import save_file as save_arrays
@@ -57,8 +54,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
-        build = partial(make_env, config)
-        self.streams = EnvStreams(build, config.num_envs, config.seed, config.parallel)
+        self.streams = make_streams(config, config.num_envs, config.seed)
         try:
             self._build()
         except BaseException:
@@ -76,6 +72,7 @@ class Trainer:
         self.replay = self._make_replay()
         self.telemetry = Telemetry(self.folder)
         self.env_steps, self.due, self.stop = 0, 0.0, False
+        self.restarts_before = 0
         self.state = self.agent.initial(config.num_envs)
 
     def start(self) -> None:
@@ -95,6 +92,7 @@ class Trainer:
         """Restore all but the environments; returns where those are."""
         state = checkpoint.load(path, self.agent, self.learner)
         self.env_steps, self.due = state["env_steps"], state["due"]
+        self.restarts_before = state.get("restarts", 0)
         self.replay.load_state(state["replay"])
         self.telemetry.load_state(state["telemetry"], self.env_steps)
         leaves = [torch.from_numpy(leaf).to(self.device) for leaf in state["acting"]]
@@ -115,21 +113,29 @@ class Trainer:
             self.collect()
             self.learn()
             if _passed(before, self.env_steps, self.config.log_every):
-                self.telemetry.write(self.env_steps, self.learner.updates)
+                self._tell()
             if _passed(before, self.env_steps, self.config.checkpoint_every):
                 self.save()
             if on_progress:
                 on_progress(self)
         # Not where it was interrupted: a resumed run writes the lines of one that never stopped.
         if self.env_steps >= steps and self.telemetry.sums:
-            self.telemetry.write(self.env_steps, self.learner.updates)
+            self._tell()
         self.save()
+
+    def _tell(self) -> None:
+        totals = {"episode/restarts": self.restarts}
+        self.telemetry.write(self.env_steps, self.learner.updates, totals)
+
+    @property
+    def restarts(self) -> int:
+        """How often an environment failed and was begun anew, in the whole run."""
+        return self.restarts_before + self.streams.restarts
 
     def collect(self) -> None:
         """Store the newest record of every environment and act on it."""
         observation = flatten_observation(self.agent.model.codec.names, self.record.observation)
         record = self._replay_record(observation)
-        self._require_finite(record)
         self.replay.add(record)
         self.record = self.streams.step(self._act(observation))
         taken = int((~self.record.is_first).sum())
@@ -181,20 +187,13 @@ class Trainer:
         state: dict[str, Any] = {
             "env_steps": self.env_steps,
             "due": self.due,
+            "restarts": self.restarts,
             "replay": self.replay.state(),
             "telemetry": self.telemetry.state(),
             "streams": self.streams.state(),
             "acting": [leaf.cpu().numpy() for leaf in tree_leaves(self.state)],
         }
         return checkpoint.save(self.folder, self.agent, self.learner, state, self.env_steps)
-
-    def _require_finite(self, record: dict[str, np.ndarray]) -> None:
-        """A number that is not finite is caught where it comes in, not where it does harm."""
-        for name, value in record.items():
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                env = int(np.argwhere(~np.isfinite(value))[0][0])
-                error = NonFiniteError(f"The {name} that environment {env} gave")
-                raise self._crash(error, record) from error
 
     def _crash(self, error: NonFiniteError, arrays: dict[str, np.ndarray]) -> CrashError:
         """Save a batch and the state that could not take it under crash/."""
@@ -242,11 +241,18 @@ class Trainer:
         }
 
 
-def make_env(config: Config) -> gym.Env:
-    """One environment; in a process of its own it leaves Ctrl-C to us, who then save."""
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make(config.env, config.env_kwargs, config.wrappers)
+def make_streams(
+    config: Config, num_envs: int, seed: int, max_steps: int | None = None
+) -> EnvStreams:
+    """The environments that a config asks for; episodes are cut after `max_steps`."""
+    return EnvStreams(
+        partial(make, config.env, config.env_kwargs, config.wrappers, max_steps),
+        num_envs,
+        seed,
+        config.parallel,
+        config.env_timeout or None,
+        config.env_restarts,
+    )
 
 
 def to_records(arrays: dict[str, np.ndarray], device: torch.device) -> Records:

@@ -1,5 +1,8 @@
 """Actions to vectors, by the Gymnasium space: one-hot categories, or boxes scaled to [-1, 1]."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -18,6 +21,8 @@ class ActionCodec(nn.Module):
 
     start: Tensor
     span: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, space: gym.Space) -> None:
         super().__init__()
@@ -32,28 +37,43 @@ class ActionCodec(nn.Module):
             self.counts, self.size = [], int(np.prod(space.shape))
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             discrete = isinstance(space, spaces.Discrete)
-            start = np.array([space.start]) if discrete else space.start
+            start = np.array([space.start]) if discrete else space.start.astype(np.int64)
             self.counts = [int(space.n)] if discrete else space.nvec.flatten().tolist()
             span, self.size = np.ones_like(start), sum(self.counts)
         else:
             supported = "Discrete, MultiDiscrete and bounded Box are"
             raise ValueError(f"The action space is {space}, which is not supported: {supported}.")
-        self.register_buffer("start", torch.as_tensor(start.flatten()), persistent=False)
-        self.register_buffer("span", torch.as_tensor(span.flatten()), persistent=False)
+        parts = {"start": start, "span": span}
+        if isinstance(space, spaces.Box):
+            parts |= {"low": space.low, "high": space.high}
+        for name, array in parts.items():
+            self.register_buffer(name, torch.as_tensor(array.flatten()), persistent=False)
+
+    @property
+    def about(self) -> str:
+        """How actions are chosen, in words."""
+        if self.continuous:
+            return f"numbers: {self.size}, normal, squashed into their bounds by tanh"
+        return f"categories: {count_words(self.counts)}"
 
     def encode(self, action: Tensor) -> Float[Tensor, "*n A"]:
         """Raw actions (*n, *shape) as vectors."""
         flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
         if self.continuous:
             return ((flat - self.start) / self.span.clamp(min=1e-30)).float()
-        columns = zip((flat - self.start).long().unbind(-1), self.counts, strict=True)
+        columns = zip((flat.long() - self.start).unbind(-1), self.counts, strict=True)
         return torch.cat([F.one_hot(c, n) for c, n in columns], -1).float()
 
     def decode(self, vector: Float[Tensor, "*n A"]) -> Tensor:
         """Raw actions of vectors; categories by their largest entry, boxes clipped to bounds."""
         if self.continuous:
-            raw = vector.clamp(-1, 1) * self.span + self.start
+            raw = (vector * self.span + self.start).clamp(self.low, self.high)
         else:
             parts = [part.argmax(-1) for part in vector.split(self.counts, -1)]
             raw = torch.stack(parts, -1) + self.start
         return raw.reshape(vector.shape[:-1] + self.shape)
+
+
+def count_words(counts: Sequence[int]) -> str:
+    """How many categories there are of how many classes: "49 of 11, 49 of 6, 49 of 4"."""
+    return ", ".join(f"{number} of {n}" for n, number in Counter(counts).items())

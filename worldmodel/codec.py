@@ -8,6 +8,7 @@ for the loss alike: with images these are the largest arrays of a training step.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
 from itertools import pairwise
@@ -22,6 +23,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from worldmodel.actions import count_words
 from worldmodel.heads import mlp, symexp, symlog
 from worldmodel.spaces import SUPPORTED, flatten_space
 
@@ -41,7 +43,8 @@ class ImageCodec(nn.Module):
 
     def __init__(self, space: spaces.Box, width: int, grid: int) -> None:
         super().__init__()
-        self.size, channels = space.shape[:2], space.shape[2]
+        self.size, self.channels = space.shape[:2], space.shape[2]
+        channels = self.channels
         low, high = float(space.low.min()), float(space.high.max())
         self.bounded = math.isfinite(low) and math.isfinite(high) and low < high
         self.offset, self.range = (low, high - low) if self.bounded else (0.0, 1.0)
@@ -55,6 +58,14 @@ class ImageCodec(nn.Module):
         self.encoder = nn.Sequential(*(_Merge(patch, a, b) for patch, (a, b) in pairs))
         self.decoder = nn.Sequential(*(_Split(patch, b, a) for patch, (a, b) in pairs[::-1]))
         self.pixels = nn.Linear(depths[0], channels * self.patch**2)
+
+    @property
+    def about(self) -> str:
+        """How it is read, in words."""
+        height, width = self.size
+        bounds = f"{self.offset:g} to {self.offset + self.range:g}" if self.bounded else "any value"
+        tokens = f"{self.grid} x {self.grid} tokens"
+        return f"picture of {height} x {width} x {self.channels}, {bounds}, in {tokens}"
 
     def prepare(self, image: Tensor) -> Float[Tensor, "n h w pqc"]:
         """Patches of images (n, H, W, c), in [-1/2, 1/2] where the space has bounds."""
@@ -156,6 +167,14 @@ class VectorCodec(nn.Module):
         self.encoder = mlp(size, 2 * width, width)
         self.decoder = mlp(width, 2 * width, size)
 
+    @property
+    def about(self) -> str:
+        """How it is read, in words."""
+        scaled = int(self.bounded.sum())
+        ways = {"scaled to [-1, 1]": scaled, "by symlog": len(self.bounded) - scaled}
+        said = ", ".join(f"{number} {way}" for way, number in ways.items() if number)
+        return f"numbers: {said}"
+
     def prepare(self, vector: Tensor) -> Float[Tensor, "n size"]:
         """Vectors (n, ...), flattened and scaled."""
         flat = (vector.float().reshape(len(vector), -1) - self.middle) / self.scale
@@ -180,26 +199,41 @@ class VectorCodec(nn.Module):
 
 
 class DiscreteCodec(nn.Module):
-    """Discrete, MultiDiscrete and MultiBinary, as the categories that they are."""
+    """Discrete, MultiDiscrete and MultiBinary of any rank, as the categories that they are.
+
+    Parts with as many classes lie side by side, fewest classes first: hundreds of them, as the
+    symbols of a grid, are then computed as one array for each number of classes.
+    """
 
     start: Tensor
+    order: Tensor
+    offset: Tensor
 
     def __init__(self, space: gym.Space, width: int) -> None:
         super().__init__()
-        counts, start = _categories(space)
-        self.counts, self.shape = counts.flatten().tolist(), space.shape or ()
-        self.register_buffer("start", torch.as_tensor(start.flatten()), persistent=False)
-        self.encoder = mlp(sum(self.counts), 2 * width, width)
-        self.decoder = mlp(width, 2 * width, sum(self.counts))
+        counts, start = (array.flatten().astype(np.int64) for array in _categories(space))
+        order = counts.argsort(kind="stable")
+        self.counts, self.shape = counts[order].tolist(), space.shape or ()
+        self.groups = list(Counter(self.counts).items())
+        offset, size = counts[order].cumsum() - counts[order], int(counts.sum())
+        for name, value in {"start": start, "order": order, "offset": offset}.items():
+            self.register_buffer(name, torch.as_tensor(value), persistent=False)
+        self.encoder = mlp(size, 2 * width, width)
+        self.decoder = mlp(width, 2 * width, size)
+
+    @property
+    def about(self) -> str:
+        """How it is read, in words."""
+        return f"categories: {count_words(self.counts)}"
 
     def prepare(self, value: Tensor) -> Int[Tensor, "n parts"]:
-        """Categories (n, ...), flattened and counted from 0."""
-        return value.reshape(len(value), -1).long() - self.start
+        """Categories (n, ...), flattened, counted from 0, and in the order of their classes."""
+        return (value.reshape(len(value), -1).long() - self.start)[:, self.order]
 
     def encode(self, index: Int[Tensor, "n parts"]) -> Float[Tensor, "n D"]:
         """Embeddings of prepared categories."""
-        columns = zip(index.unbind(-1), self.counts, strict=True)
-        return self.encoder(torch.cat([F.one_hot(c, n) for c, n in columns], -1).float())
+        hot = torch.zeros(len(index), sum(self.counts), device=index.device)
+        return self.encoder(hot.scatter_(1, index + self.offset, 1.0))
 
     def decode(self, token: Float[Tensor, "n D"]) -> Tensor:
         """Logits of all categories, side by side."""
@@ -207,14 +241,23 @@ class DiscreteCodec(nn.Module):
 
     def loss(self, decoded: Tensor, index: Tensor) -> Float[Tensor, " n"]:
         """Cross-entropy in nats, summed."""
-        columns = zip(decoded.split(self.counts, -1), index.unbind(-1), strict=True)
-        nats = [F.cross_entropy(logits, one, reduction="none") for logits, one in columns]
-        return torch.stack(nats).sum(0)
+        indices = index.split([number for _, number in self.groups], -1)
+        nats = [
+            F.cross_entropy(logits.flatten(0, 1), one.flatten(), reduction="none").view_as(one)
+            for logits, one in zip(self._groups(decoded), indices, strict=True)
+        ]
+        return torch.cat(nats, -1).sum(-1)
 
     def restore(self, decoded: Tensor) -> Tensor:
         """The likeliest categories, in the shape of the space."""
-        best = [logits.argmax(-1) for logits in decoded.split(self.counts, -1)]
-        return (torch.stack(best, -1) + self.start).reshape(-1, *self.shape)
+        best = torch.cat([logits.argmax(-1) for logits in self._groups(decoded)], -1)
+        return (best[:, self.order.argsort()] + self.start).reshape(-1, *self.shape)
+
+    def _groups(self, decoded: Tensor) -> list[Tensor]:
+        """Logits (n, parts, classes) of the parts with as many classes."""
+        sizes = [classes * number for classes, number in self.groups]
+        parts = zip(decoded.split(sizes, -1), self.groups, strict=True)
+        return [logits.unflatten(-1, (number, classes)) for logits, (classes, number) in parts]
 
 
 def _categories(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
@@ -243,6 +286,11 @@ class ObservationCodec(nn.Module):
         self.grid = (grid, grid) if images else (1, 1)
         # A list, because module names may hold no dots; its order is that of self.names.
         self.parts = nn.ModuleList(_part(leaves[name], width, grid) for name in self.names)
+
+    @property
+    def about(self) -> list[str]:
+        """How each leaf is read, in words."""
+        return [part.about for _, part in self._parts()]
 
     def prepare(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the other methods want for observations; each leaf is (n, ...), in its units."""

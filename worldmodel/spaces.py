@@ -92,7 +92,8 @@ def space_from_json(form: Mapping[str, Any]) -> gym.Space:
         parts = form["spaces"]
         if kind == "Tuple":
             return spaces.Tuple([space_from_json(part) for part in parts])
-        return spaces.Dict({name: space_from_json(part) for name, part in parts.items()})
+        # Pairs, not a dictionary, which Dict would sort: a model's parts are in the space's order.
+        return spaces.Dict([(name, space_from_json(part)) for name, part in parts.items()])
     if kind == "Box":
         low, high = (np.array(form[k], dtype=form["dtype"]) for k in ("low", "high"))
         shape = tuple(form["shape"])

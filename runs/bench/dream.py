@@ -17,11 +17,10 @@ from rich.table import Table
 from torch import Tensor
 
 from agent.agent import Agent
-from envs import EnvStreams
 from runs import folder
 from runs.config import Config
 from runs.evaluate import evaluation_seed, load_run
-from runs.train import make_env
+from runs.train import make_streams
 from worldmodel.codec import ImageCodec
 from worldmodel.dream import dream, frame_quality
 from worldmodel.types import Carry
@@ -81,7 +80,7 @@ def measure(
 
 def _play(agent: Agent, config: Config, rows: int, length: int, seed: int) -> Episodes:
     """New episodes, acted in as in training."""
-    streams = EnvStreams(lambda: make_env(config), rows, evaluation_seed(seed))
+    streams = make_streams(config, rows, evaluation_seed(seed))
     try:
         record, state, kept = streams.reset(), agent.initial(rows), []
         for _ in range(length):

@@ -64,6 +64,87 @@ def test_a_box_policy_moves_to_the_rewarded_value() -> None:
     assert mean.item() == pytest.approx(0.5, abs=0.2)
 
 
+def squashed(mean: float, std: float, n: int = 1) -> ActionDistribution:
+    return ActionDistribution(mean=torch.full((n, 1), mean), std=torch.full((n, 1), std))
+
+
+def test_the_density_of_a_squashed_normal_by_hand() -> None:
+    """Fails where the change of variables is forgotten, or has the wrong sign.
+
+    a = 0.6 is tanh(ln 2). There the normal around 0 has density exp(-(ln 2)²/2) / √(2π) = 0.3137,
+    and tanh has slope 1 - 0.36 = 0.64: together 0.4902.
+    """
+    density = squashed(0.0, 1.0).log_density(torch.tensor([[0.6]])).exp()
+    assert density.item() == pytest.approx(0.4902, abs=1e-4)
+    # Two parts are independent: their densities multiply.
+    both = ActionDistribution(mean=torch.zeros(1, 2), std=torch.ones(1, 2))
+    assert both.log_density(torch.tensor([[0.6, 0.6]])).exp().item() == pytest.approx(
+        0.2403, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.3), (-2.9, 0.5), (3.0, 0.1)])
+def test_a_squashed_normal_is_a_distribution_on_the_box(mean: float, std: float) -> None:
+    """Fails where density, samples and entropy are not of one distribution, inside the bounds."""
+    policy = squashed(mean, std, 200_000)
+    edge = torch.linspace(-9, 9, 200_001, dtype=torch.double).tanh()
+    middle, width = (edge[1:] + edge[:-1]) / 2, edge.diff()
+    log_density = squashed(mean, std, 200_000).log_density(middle[:, None].float()).double()
+    share = log_density.exp() * width
+    assert share.sum().item() == pytest.approx(1, abs=2e-3)
+    assert policy.entropy()[0].item() == pytest.approx(
+        -(share * log_density).sum().item(), abs=0.01
+    )
+    sample = policy.sample()
+    assert sample.abs().max() <= 1
+    assert sample.mean().item() == pytest.approx((share * middle).sum().item(), abs=0.01)
+    assert policy.mode()[0].item() == pytest.approx(sample.median().item(), abs=0.01)
+
+
+def test_gradients_of_a_squashed_normal_by_hand() -> None:
+    """Fails where the gradient is not that of a normal at the sample before it was squashed.
+
+    At a = tanh(1), mean 0.5 and std 0.5: d log p / d mean = (1 - 0.5) / 0.25 = 2, and
+    d log p / d std = 0.25 / 0.125 - 1 / 0.5 = 0.
+    """
+    mean, std = (torch.full((1, 1), 0.5, requires_grad=True) for _ in range(2))
+    policy = ActionDistribution(mean=mean, std=std)
+    gain = policy.gain(torch.ones(1, 1).tanh(), torch.tensor([3.0]))
+    by_mean, by_std = torch.autograd.grad(gain.sum(), [mean, std])
+    assert by_mean.item() == pytest.approx(6, abs=1e-4)
+    assert by_std.item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("action", [-1.0, 1.0])
+def test_the_bounds_themselves_have_a_finite_gradient(action: float) -> None:
+    """Fails where a sample that was rounded to the bound makes the policy NaN."""
+    mean = torch.full((1, 1), 3.0, requires_grad=True)
+    policy = ActionDistribution(mean=mean, std=torch.full((1, 1), 0.1))
+    (gradient,) = torch.autograd.grad(policy.log_density(torch.tensor([[action]])).sum(), [mean])
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("best", [-0.9, 0.2, 1.0])
+def test_each_part_of_a_box_finds_its_own_value(best: float) -> None:
+    """Fails where parts are mixed up, or a policy cannot settle beside a bound."""
+    behaviour = actor_critic(spaces.Box(-1, 1, (2,), np.float32), entropy=1e-4)
+    wanted = torch.tensor([best, -0.4])
+    train(behaviour, lambda: bandit(behaviour, lambda a: -(a - wanted).square().sum(-1)), 400)
+    mode = behaviour.actor(torch.ones(1, 1, WIDTH)).mode()
+    torch.testing.assert_close(mode[0], wanted, atol=0.2, rtol=0)
+
+
+def test_each_part_of_a_multi_discrete_finds_its_own_category() -> None:
+    """Fails where the columns of several categories are mixed up in sampling or in learning."""
+    space = spaces.MultiDiscrete([3, 2, 4])
+    behaviour = actor_critic(space, entropy=1e-3, slow_rate=0.2)
+    wanted = ActionCodec(space).encode(torch.tensor([2, 0, 1]))
+    train(behaviour, lambda: bandit(behaviour, lambda a: (a * wanted).sum(-1)), 400)
+    policy = behaviour.actor(torch.ones(1, 1, WIDTH))
+    assert ActionCodec(space).decode(policy.mode()).tolist() == [[2, 0, 1]]
+    assert all(part.exp().max() > 0.8 for part in policy.categories)
+
+
 def test_only_entropy_is_left_where_nothing_is_gained() -> None:
     """Fails where the policy drifts without a reason (the negative control of the bandit)."""
     behaviour = actor_critic(entropy=1e-2)

@@ -94,6 +94,10 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("train debug --num-envs 0", "num_envs = 0 must be at least 1"),
         ("train debug --behaviour.horizon -1", "behaviour.horizon = -1 must be at least 1"),
         ("train debug --behaviour.starts 0", "behaviour.starts = 0 must be at least 1"),
+        ("train debug --env-timeout -1", "env_timeout = -1.0 must be 0 or a positive number"),
+        ("train debug --env-restarts -1", "env_restarts = -1 must not be negative"),
+        ("train debug --env-kwargs --env worlds.py:Mine", "there is no file"),
+        ("train debug --env-kwargs --env no_such.module:Mine", "pip install no_such"),
         ("train debug --steps 200", "prefill = 200 must be less than steps = 200"),
         ("train debug --replay.context 48", "must be a multiple of replay.context = 48"),
         ("train debug --replay.capacity 64", "raise capacity"),
@@ -289,16 +293,6 @@ def test_a_failed_start_closes_the_environments(
         main(["train", "debug", *QUICK, "--out", str(tmp_path)])
     assert len(closed) == 4
     assert not list(tmp_path.iterdir())
-
-
-def test_symbols_read_as_an_image_are_told(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    asked = ["--env", "MiniGrid-Empty-5x5-v0", "--env-kwargs", "--out", str(tmp_path)]
-    assert main(["train", "debug", *QUICK, *asked]) == 0
-    assert "MiniGrid's 7x7 symbols" in capsys.readouterr().out
-    assert main(["train", "debug", *QUICK, "--out", str(tmp_path)]) == 0
-    assert "MiniGrid" not in capsys.readouterr().out
 
 
 def test_a_finished_run_takes_more_steps(

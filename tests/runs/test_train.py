@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from agent.learner import NonFiniteError
-from envs.tmaze import TMaze
+from envs import EnvFailedError, TMaze
 from runs import checkpoint
 from runs.config import Config
 from runs.device import pick_scan
@@ -250,7 +250,7 @@ def test_a_loss_that_is_not_finite_is_saved_and_can_be_repeated(
     again.close()
 
 
-def test_an_observation_that_is_not_finite_is_blamed_on_its_environment(
+def test_an_environment_that_is_never_finite_ends_the_run(
     quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = TMaze.step
@@ -260,11 +260,28 @@ def test_an_observation_that_is_not_finite_is_blamed_on_its_environment(
         return (observation * np.nan if self._steps == 4 else observation, *rest)
 
     monkeypatch.setattr(TMaze, "step", broken)
-    with pytest.raises(CrashError, match="observation/observation that environment 0 gave is not"):
+    with pytest.raises(EnvFailedError, match=r"env 2 .*observation\[0\] = nan is not finite"):
         train(quick(), tmp_path)
-    assert np.isnan(load_file(tmp_path / "crash" / "batch.safetensors")["observation/observation"])[
-        0
-    ].all()
+
+
+def test_a_failure_now_and_then_is_counted_and_survived(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where one bad step ends a run, is not told, or does not resume as it went."""
+    step, config = TMaze.step, quick(steps=240)
+
+    def flaky(self: TMaze, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, *rest = step(self, action)
+        unlucky = self._steps == 4 and self.np_random.random() < 0.1
+        return (observation, np.nan if unlucky else reward, *rest)
+
+    monkeypatch.setattr(TMaze, "step", flaky)
+    whole = train(config, tmp_path / "whole")
+    assert 0 < whole.restarts <= config.env_restarts
+    assert metrics(tmp_path / "whole")[-1]["episode/restarts"] == whole.restarts
+    train(config, tmp_path / "parts", stop_at(150))
+    train(config, tmp_path / "parts", None, checkpoint.complete(tmp_path / "parts")[-1])
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_the_scan_is_delivered_to_the_model(quick: Quick, tmp_path: Path) -> None:

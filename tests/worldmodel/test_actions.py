@@ -44,11 +44,31 @@ def test_categories_are_one_hot() -> None:
     assert codec.decode(torch.tensor([0.1, 0.9, 0.2, 0.1, 0.7])).tolist() == [6, 0]
 
 
+def test_small_dtypes_do_not_overflow() -> None:
+    """Fails where 250 + 8 is counted in bytes, or in a type that torch cannot add."""
+    codec = ActionCodec(spaces.MultiDiscrete([9, 3], start=[250, 0], dtype=np.uint16))
+    action = torch.tensor([[258, 2], [250, 0]])
+    assert codec.decode(codec.encode(action.to(torch.uint16))).tolist() == action.tolist()
+
+
 def test_boxes_are_scaled_and_clipped_to_their_bounds() -> None:
     """Fails where an action outside of the space reaches the environment."""
     codec = ActionCodec(spaces.Box(np.float32([-2, 0]), np.float32([2, 10])))
     torch.testing.assert_close(codec.encode(torch.tensor([-2.0, 5.0])), torch.tensor([-1.0, 0.0]))
     torch.testing.assert_close(codec.decode(torch.tensor([9.0, -9.0])), torch.tensor([2.0, 0.0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bounds_themselves_can_be_acted_out(dtype) -> None:
+    """Fails where rounding takes an action a hair beyond its bounds, which environments refuse."""
+    random = np.random.default_rng(0)
+    bounds = np.sort(random.uniform(-3, 3, (2, 500)), 0).astype(dtype)
+    space = spaces.Box(*bounds, dtype=dtype)
+    codec = ActionCodec(space)
+    for end in (-1.0, 1.0):
+        acted = codec.decode(torch.full((500,), end)).numpy()
+        assert space.contains(acted.astype(dtype))
+        np.testing.assert_allclose(acted, bounds[int(end > 0)], atol=1e-6)
 
 
 def test_integer_boxes_are_refused() -> None:

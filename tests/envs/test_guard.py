@@ -1,0 +1,203 @@
+"""What breaks Gymnasium's contract: named with key, value and rule, or put right with a warning."""
+
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs.contract import (
+    ContractError,
+    Guard,
+    NotFiniteError,
+    observation_faults,
+    quick_test,
+)
+
+SPACE = spaces.Dict(
+    {
+        "eye": spaces.Box(0, 255, (2, 2, 1), np.uint8),
+        "inner": spaces.Dict({"speed": spaces.Box(-1.0, 1.0, (2,), np.float32)}),
+        "pair": spaces.Tuple([spaces.Discrete(3, start=1), spaces.MultiBinary(2)]),
+        "grid": spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        "said": spaces.Text(9),
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    """Forget what other tests were told."""
+    monkeypatch.setattr("envs.contract.TOLD", set())
+
+
+def good():
+    return {
+        "eye": np.zeros((2, 2, 1), np.uint8),
+        "inner": {"speed": np.zeros(2, np.float32)},
+        "pair": (np.int64(1), np.zeros(2, np.int8)),
+        "grid": np.zeros((2, 2), np.int64),
+        "said": "",
+    }
+
+
+class Told(gym.Env):
+    """Returns from `reset` and `step` what it is told to."""
+
+    observation_space = SPACE
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, seen=None, step=None, reset=None):
+        seen = good() if seen is None else seen
+        self.after_reset = reset or (good(), {})
+        self.after_step = step or (seen, 1.0, False, False, {})
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.after_reset
+
+    def step(self, action):
+        return self.after_step
+
+
+def stepped(env):
+    guarded = Guard(env)
+    guarded.reset(seed=0)
+    return guarded.step(0)
+
+
+def changed(**parts):
+    return good() | parts
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (np.zeros(3), "The observation is of type ndarray: its space is a Dict"),
+        ({k: v for k, v in good().items() if k != "pair"}, "The observation lacks 'pair'"),
+        (
+            changed(eye=np.zeros((3, 2, 1), np.uint8)),
+            r"'eye' has shape \(3, 2, 1\).*says \(2, 2, 1",
+        ),
+        (changed(eye=np.full((2, 2, 1), 0.5)), r"'eye' is of dtype float64.*says uint8.*astype"),
+        (changed(inner={"speed": [0.0, np.nan]}), r"'inner/speed'\[1\] = nan is not finite"),
+        (changed(inner={"speed": None}), "'inner/speed' is of type NoneType: return numbers"),
+        (changed(pair=(0, np.zeros(2, np.int8))), "'pair/0' = 0 lies outside the categor.*1 to 3"),
+        (changed(pair=(1, np.array([0, 2]))), r"'pair/1'\[1\] = 2 lies outside the categ.*0 to 1"),
+        (changed(pair=[1, 2, 3]), "'pair' is of type list: its space is a Tuple of 2"),
+        (changed(grid=[[0, 0], [4, 0]]), r"'grid'\[1, 0\] = 4 lies outside the categories.*0 to 3"),
+    ],
+    ids=str,
+)
+def test_what_no_model_can_read_is_named(seen, said):
+    """Fails where an observation outside its space reaches a network, or its key is not told."""
+    with pytest.raises((ContractError, NotFiniteError), match=f"Told: .*{said}"):
+        stepped(Told(seen))
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (changed(inner={"speed": np.zeros(2)}), "'inner/speed' is of dtype float64, and its space"),
+        (
+            changed(inner={"speed": np.float32([0, 5])}),
+            r"'inner/speed'\[1\] = 5.0 lies outside the",
+        ),
+        (changed(eye=np.full((2, 2, 1), 7)), "'eye' is of dtype int64, and its space says uint8"),
+        (changed(extra=1), "The observation has 'extra', which its space lacks"),
+    ],
+    ids=str,
+)
+def test_what_can_be_read_is_told_once_and_put_right(seen, said, caplog):
+    """Fails where a harmless fault ends a run, fills the screen, or stays in the observation."""
+    for env in (Guard(Told(seen)), Guard(Told(seen))):
+        env.reset(seed=0)
+        for _ in range(3):
+            observation, *_ = env.step(0)
+    assert len(caplog.records) == 1
+    assert re.search(said, caplog.text)
+    assert observation.keys() == SPACE.spaces.keys()
+    assert observation["eye"].dtype == np.uint8
+    assert observation["inner"]["speed"].dtype == np.float32
+    np.testing.assert_array_equal(observation["eye"], seen["eye"])
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ((good(), 1.0, True, {}), "step.. returned 4 values: .*observation, reward, terminated"),
+        ((good(), "much", False, False, {}), "reward = 'much' is of type str: return one float"),
+        ((good(), np.inf, False, False, {}), "reward = inf is not finite"),
+        ((good(), 1.0, False, False, None), "info is of type NoneType: return a dict"),
+    ],
+)
+def test_what_step_must_return(step, said):
+    """Fails where a step that is not Gymnasium's is taken for one."""
+    with pytest.raises((ContractError, NotFiniteError), match=said):
+        stepped(Told(step=step))
+
+
+@pytest.mark.parametrize("reset", [good(), (good(),), (good(), None)], ids=["alone", "one", "none"])
+def test_reset_without_info_is_named(reset):
+    with pytest.raises(ContractError, match=r"reset\(\) returned .* without info"):
+        Guard(Told(reset=reset)).reset(seed=0)
+
+
+def test_a_step_after_the_end_is_refused():
+    """Fails where rewards are collected that no episode has."""
+    env = Guard(Told(step=(good(), 1.0, True, False, {})))
+    with pytest.raises(ContractError, match=r"call reset\(\) first"):
+        env.step(0)
+    env.reset()
+    env.step(0)
+    with pytest.raises(ContractError, match=r"after the end of an episode: call reset\(\) first"):
+        env.step(0)
+    env.reset()
+    env.step(0)
+
+
+def test_a_reset_without_seed_is_refused_at_once():
+    class Unseeded(Told):
+        def reset(self):  # pyright: ignore
+            return good(), {}
+
+    with pytest.raises(ContractError, match=r"takes no seed: write `def reset\(self, \*, seed=Non"):
+        Guard(Unseeded())
+
+
+LEAVES = [
+    *SPACE.spaces.values(),
+    spaces.Box(-np.inf, np.inf, (2,), np.float64),
+    spaces.Box(0, np.inf, (), np.float32),
+    spaces.Box(np.float32([0, -np.inf]), np.float32([1, 0])),
+    spaces.Box(-128, 127, (3,), np.int8),
+    spaces.Box(1, 9, (3,), np.uint8),
+    spaces.Discrete(2),
+]
+
+
+@pytest.mark.parametrize("space", LEAVES, ids=str)
+def test_the_quick_test_agrees_with_the_long_one(space):
+    """Fails where a fault slips through because most observations have none."""
+    space.seed(0)
+    quick = quick_test(space)
+    seen = [space.sample() for _ in range(20)]
+    assert all(map(quick, seen))
+    shape = space.shape or ()
+    odd = [None, np.zeros(9), np.zeros((2, 2, 1)), {}, (1,), np.full(shape, np.nan, np.float32)]
+    odd += [np.full(shape, value, space.dtype) for value in (0, 7, 100) if space.dtype != str]
+    odd += [np.full(shape, value) for value in (-9.0, 0.5, np.inf)]
+    for value in odd:
+        assert not (quick(value) and list(observation_faults(space, value)))
+    if not isinstance(space, spaces.Text):
+        assert any(list(observation_faults(space, value)) for value in odd)
+
+
+def test_what_keeps_the_contract_passes_unchanged(caplog):
+    """Fails where there is a fault in what has none (the negative control)."""
+    env = Told()
+    observation, reward, terminated, truncated, info = stepped(env)
+    assert observation is env.after_step[0]
+    assert (reward, terminated, truncated, info) == (1.0, False, False, {})
+    assert not caplog.records

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,6 +100,13 @@ def test_without_transformers_the_figure_says_what_it_needs(
     found = peer.peer(tiny(Scale()), print)
     assert sorted(found.values) == sorted(PEER)
     assert all("pip install transformers" in str(value) for value in found.values.values())
+
+
+def test_scan_equals_the_peer() -> None:
+    """Fails where the two compute different things, so that their speeds say nothing."""
+    found = peer.peer(replace(tiny(Scale()), tokens=1024), print)
+    for key in peer.SHAPES:
+        assert max(found.series["peer"][key]["relative_difference"].values()) < 1e-5
 
 
 def test_a_cpu_without_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

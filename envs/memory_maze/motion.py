@@ -6,6 +6,9 @@ not slide along it: friction holds it and turns it to face the wall, so an agent
 away. Constants are the original's, and so are its soft contacts with elliptic friction cones, which
 let go of the floor for moments while the ball turns; they are solved contact by contact, at the
 original's 50 substeps an action. Units: metres, seconds, kilograms, radians.
+
+Compiled functions call only those of their own file and use only its constants: Numba's cache
+notices changes of that file alone.
 """
 
 import math
@@ -29,6 +32,8 @@ SLIDE, TWIST_ARM = 1.0, 0.02  # friction: sliding, and turning on the spot (in m
 STIFFNESS, REPULSION = 1 / (0.95 * 0.02) ** 2, 2 / (0.95 * 0.02)
 SOFTEST, HARDEST, SOFT_DEPTH = 0.9, 0.95, 0.001
 SWEEPS = 3
+TOUCH = 0.8  # from the ball's centre to that of an object on the floor
+NEARBY = TOUCH + 0.55  # nothing farther away can be touched during one action
 
 # Noop, forward, left, right, forward and left, forward and right: (drive, steer to the left).
 CONTROLS = np.array([(0, 0), (1, 0), (0, 1), (0, -1), (1, 1), (1, -1)], np.float64)
@@ -41,7 +46,53 @@ NX, NY, DEPTH = range(3)  # a wall contact: normal away from the wall, penetrati
 NORMAL, ALONG, ACROSS, TWIST, SLOPE, EXTRA = range(6)
 GROUND = 0  # contact 0 is the floor, then up to two walls
 
-_njit = njit(cache=True, error_model="numpy")
+_njit = njit(cache=True, error_model="numpy", fastmath=True)
+
+
+@_njit
+def move(
+    bodies: np.ndarray,
+    walls: np.ndarray,
+    targets: np.ndarray,
+    actions: np.ndarray,
+    active: np.ndarray,
+    forces: np.ndarray,
+    touched: np.ndarray,
+) -> None:
+    """Carry out one action for each active body, and note which of its targets it touches.
+
+    `bodies` (N, 9) in metres, `walls` (N, rows, columns) with the outer walls, `targets` and
+    `touched` (N, objects, ...), `forces` (N, 3, 6) from the action before, or zeros.
+    """
+    contacts = np.zeros((2, 3))
+    for n in range(len(bodies)):
+        touched[n, :] = False
+        if active[n]:
+            _act(bodies[n], walls[n], targets[n], actions[n], contacts, forces[n], touched[n])
+
+
+@_njit
+def _act(
+    body: np.ndarray,
+    walls: np.ndarray,
+    targets: np.ndarray,
+    action: int,
+    contacts: np.ndarray,
+    forces: np.ndarray,
+    touched: np.ndarray,
+) -> None:
+    nearby = False
+    for k in range(len(targets)):
+        if math.hypot(targets[k, 0] - body[X], targets[k, 1] - body[Y]) < NEARBY:
+            nearby = True
+    for _ in range(SUBSTEPS):
+        substep(body, walls, action, contacts, forces)
+        if nearby:
+            height = body[Z] + RADIUS
+            for k in range(len(targets)):
+                dx, dy = targets[k, 0] - body[X], targets[k, 1] - body[Y]
+                if dx * dx + dy * dy + height * height < TOUCH * TOUCH:
+                    touched[k] = True
 
 
 @_njit

@@ -1,7 +1,8 @@
 """The shortest way to the object asked for, from what `info` says and nothing else.
 
 So the same policy plays in our mazes and in the MuJoCo original. Units are cells: `layout[y, x]` is
-1 where one can walk, and positions count from the lower left corner of cell (0, 0).
+1 where one can walk, and positions count from the lower left corner of cell (0, 0). Compiled
+functions call only those of their own file: Numba's cache notices changes of that file alone.
 """
 
 import math
@@ -14,9 +15,14 @@ CLEARANCE = 0.15  # body radius and a little, in cells
 STRAIGHT = math.radians(9.0)  # half of what one turning step turns
 ON_THE_MOVE = math.radians(60.0)  # turn in place beyond this
 FAR = 1e9
+CLOSE = 0.55  # an explorer turns where a wall is nearer than this
+FEELERS = math.radians(35.0)  # to either side
+WHIM = 0.15  # how often it does something else
+
+_njit = njit(cache=True, error_model="numpy")
 
 
-@njit(cache=True)
+@_njit
 def distances(layout: np.ndarray, x: int, y: int) -> np.ndarray:
     """How far each cell is from cell (x, y) in steps to 8 neighbours, past corners and not through.
 
@@ -38,7 +44,7 @@ def distances(layout: np.ndarray, x: int, y: int) -> np.ndarray:
     return far
 
 
-@njit(cache=True)
+@_njit
 def _through_neighbours(layout: np.ndarray, far: np.ndarray, x: int, y: int) -> float:
     height, width = layout.shape
     best = far[y, x]
@@ -50,7 +56,7 @@ def _through_neighbours(layout: np.ndarray, far: np.ndarray, x: int, y: int) -> 
     return best
 
 
-@njit(cache=True)
+@_njit
 def is_free(layout: np.ndarray, x: float, y: float) -> bool:
     """Whether a body as wide as `CLEARANCE` fits here."""
     height, width = layout.shape
@@ -62,7 +68,7 @@ def is_free(layout: np.ndarray, x: float, y: float) -> bool:
     return True
 
 
-@njit(cache=True)
+@_njit
 def is_clear(layout: np.ndarray, x: float, y: float, to_x: float, to_y: float) -> bool:
     """Whether such a body can walk straight from one point to the other."""
     steps = int(math.hypot(to_x - x, to_y - y) / 0.1) + 1
@@ -73,7 +79,7 @@ def is_clear(layout: np.ndarray, x: float, y: float, to_x: float, to_y: float) -
     return True
 
 
-@njit(cache=True)
+@_njit
 def waypoint(layout: np.ndarray, far: np.ndarray, x: float, y: float) -> tuple[float, float]:
     """The centre of the cell to head for: in plain reach, and on the shortest way through it.
 
@@ -123,3 +129,40 @@ class Oracle:
             self._key, self._far = key, distances(layout, x, y)
         goal = waypoint(layout, self._far, float(position[0]), float(position[1]))
         return steer(position, direction, goal)
+
+
+def wander(
+    layout: np.ndarray,
+    position: np.ndarray,
+    heading: float,
+    turning: float,
+    rng: np.random.Generator,
+) -> int:
+    """An explorer's action: straight on; before a wall to the freer side; at times anything."""
+    if rng.random() < WHIM:
+        return int(rng.integers(6))
+    x, y = float(position[0]), float(position[1])
+    left, ahead, right = (
+        free_way(layout, x, y, heading + aside) for aside in (FEELERS, 0.0, -FEELERS)
+    )
+    if min(left, ahead, right) > CLOSE:
+        return FORWARD
+    if abs(turning) > 0.3:  # go on turning, or it may stay in a corner
+        to_left = turning > 0
+    else:
+        to_left = left > right or (left == right and bool(rng.integers(2)))
+    if ahead > CLOSE:
+        return FORWARD_LEFT if to_left else FORWARD_RIGHT
+    return LEFT if to_left else RIGHT
+
+
+@_njit
+def free_way(layout: np.ndarray, x: float, y: float, heading: float) -> float:
+    """How far it is to a wall, in tenths of a cell, up to 2 cells."""
+    height, width = layout.shape
+    for k in range(1, 20):
+        i = math.floor(x + 0.1 * k * math.cos(heading))
+        j = math.floor(y + 0.1 * k * math.sin(heading))
+        if i < 0 or j < 0 or i >= width or j >= height or not layout[j, i]:
+            return 0.1 * k
+    return 2.0

@@ -45,6 +45,8 @@ NX, NY, DEPTH = range(3)  # a wall contact: normal away from the wall, penetrati
 # The forces of a contact, and where the search for its friction begins next time.
 NORMAL, ALONG, ACROSS, TWIST, SLOPE, EXTRA = range(6)
 GROUND = 0  # contact 0 is the floor, then up to two walls
+# Scratch memory: five accelerations (three directions, turning, rolling), and where forward is.
+FX, FY, SCRATCH = 5, 6, 7
 
 _njit = njit(cache=True, error_model="numpy", fastmath=True)
 
@@ -64,104 +66,88 @@ def move(
     `bodies` (N, 9) in metres, `walls` (N, rows, columns) with the outer walls, `targets` and
     `touched` (N, objects, ...), `forces` (N, 3, 6) from the action before, or zeros.
     """
-    contacts = np.zeros((2, 3))
+    contacts, scratch = np.zeros((2, 3)), np.zeros(SCRATCH)
     for n in range(len(bodies)):
         touched[n, :] = False
         if active[n]:
-            _act(bodies[n], walls[n], targets[n], actions[n], contacts, forces[n], touched[n])
+            nearby = False
+            for k in range(targets.shape[1]):
+                dx, dy = targets[n, k, 0] - bodies[n, X], targets[n, k, 1] - bodies[n, Y]
+                nearby |= dx * dx + dy * dy < NEARBY * NEARBY
+            act(bodies[n], walls[n], actions[n], contacts, forces[n], scratch, targets[n] if nearby else targets[n, :0], touched[n])
 
 
 @_njit
-def _act(
+def act(
     body: np.ndarray,
     walls: np.ndarray,
-    targets: np.ndarray,
     action: int,
     contacts: np.ndarray,
     forces: np.ndarray,
+    scratch: np.ndarray,
+    targets: np.ndarray,
     touched: np.ndarray,
 ) -> None:
-    nearby = False
-    for k in range(len(targets)):
-        if math.hypot(targets[k, 0] - body[X], targets[k, 1] - body[Y]) < NEARBY:
-            nearby = True
+    """Move one body for a quarter of a second; `contacts` (2, 3) and `scratch` (7) are memory."""
+    scratch[FX], scratch[FY] = math.cos(body[HEADING]), math.sin(body[HEADING])
+    drive, steer = CONTROLS[action, 0], CONTROLS[action, 1]
     for _ in range(SUBSTEPS):
-        substep(body, walls, action, contacts, forces)
-        if nearby:
-            height = body[Z] + RADIUS
-            for k in range(len(targets)):
-                dx, dy = targets[k, 0] - body[X], targets[k, 1] - body[Y]
-                if dx * dx + dy * dy + height * height < TOUCH * TOUCH:
-                    touched[k] = True
+        _substep(body, walls, drive, steer, contacts, forces, scratch)
+        height = body[Z] + RADIUS
+        for k in range(len(targets)):
+            dx, dy = targets[k, 0] - body[X], targets[k, 1] - body[Y]
+            if dx * dx + dy * dy + height * height < TOUCH * TOUCH:
+                touched[k] = True
 
 
 @_njit
-def substep(
-    body: np.ndarray, walls: np.ndarray, action: int, contacts: np.ndarray, forces: np.ndarray
+def _substep(
+    body: np.ndarray,
+    walls: np.ndarray,
+    drive: float,
+    steer: float,
+    contacts: np.ndarray,
+    forces: np.ndarray,
+    acc: np.ndarray,
 ) -> None:
-    """Move one body by `DT`; `contacts` (2, 3) and `forces` (3, 6) are scratch memory.
-
-    Forces start from those of the substep before: call with zeros first.
-    """
+    """Move one body by `DT`. Forces start from those of the substep before."""
     count = find_contacts(body, walls, contacts)
     for c in range(1 + count, 3):
-        forces[c, :] = 0.0
-    fx, fy = math.cos(body[HEADING]), math.sin(body[HEADING])
-    acc = np.empty(5)
-    _free_acceleration(body, action, acc)
-    _apply(forces, contacts, count, fx, fy, acc)
-    for hard in range(2):
-        for _ in range(1 if count == 0 else SWEEPS):
-            _solve_ground(body, forces[GROUND], fx, fy, acc, hard == 1)
-            for c in range(count):
-                _solve_wall(body, contacts[c], forces[1 + c], fx, fy, acc, hard == 1)
-    _integrate(body, acc)
-
-
-@_njit
-def _free_acceleration(body: np.ndarray, action: int, acc: np.ndarray) -> None:
-    drive, steer = CONTROLS[action, 0], CONTROLS[action, 1]
+        forces[c, NORMAL] = forces[c, ALONG] = forces[c, ACROSS] = forces[c, TWIST] = 0.0
     acc[0] = acc[1] = 0.0
     acc[2] = -GRAVITY
     acc[3] = (STEER * steer - TURN_DAMPING * body[TURN]) / TURN_INERTIA
     acc[4] = (DRIVE * drive - ROLL_DAMPING * body[ROLL]) / ROLL_INERTIA
-
-
-@_njit
-def _apply(
-    forces: np.ndarray, contacts: np.ndarray, count: int, fx: float, fy: float, acc: np.ndarray
-) -> None:
-    """Add what the forces that are already known do."""
-    ground = forces[GROUND]
-    _push_ground(ground[NORMAL], ground[ALONG], ground[ACROSS], ground[TWIST], fx, fy, acc)
+    _push(forces, GROUND, contacts, 1.0, acc)
     for c in range(count):
-        f, nx, ny = forces[1 + c], contacts[c, NX], contacts[c, NY]
-        _push_wall(f[NORMAL], f[ALONG], f[ACROSS], f[TWIST], nx, ny, fx, fy, acc)
+        _push(forces, 1 + c, contacts, 1.0, acc)
+    for _ in range(1 if count == 0 else SWEEPS):
+        _solve_ground(body, contacts, forces, acc, False)
+        for c in range(count):
+            _solve_wall(body, contacts, c, forces, acc, False)
+    for _ in range(1 if count == 0 else SWEEPS):
+        _solve_ground(body, contacts, forces, acc, True)
+        for c in range(count):
+            _solve_wall(body, contacts, c, forces, acc, True)
+    _integrate(body, acc)
 
 
 @_njit
-def _push_ground(
-    normal: float, along: float, across: float, twist: float, fx: float, fy: float, acc: np.ndarray
+def _push(
+    forces: np.ndarray, c: int, contacts: np.ndarray, part: float, acc: np.ndarray
 ) -> None:
-    acc[0] += (fx * along - fy * across) / MASS
-    acc[1] += (fy * along + fx * across) / MASS
-    acc[2] += normal / MASS
-    acc[3] += twist / TURN_INERTIA
-    acc[4] -= RADIUS * along / ROLL_INERTIA
-
-
-@_njit
-def _push_wall(
-    normal: float,
-    along: float,
-    across: float,
-    twist: float,
-    nx: float,
-    ny: float,
-    fx: float,
-    fy: float,
-    acc: np.ndarray,
-) -> None:
+    """Add what the forces of a contact do, or with part -1 take it away."""
+    fx, fy = acc[FX], acc[FY]
+    normal, along = part * forces[c, NORMAL], part * forces[c, ALONG]
+    across, twist = part * forces[c, ACROSS], part * forces[c, TWIST]
+    if c == GROUND:
+        acc[0] += (fx * along - fy * across) / MASS
+        acc[1] += (fy * along + fx * across) / MASS
+        acc[2] += normal / MASS
+        acc[3] += twist / TURN_INERTIA
+        acc[4] -= RADIUS * along / ROLL_INERTIA
+        return
+    nx, ny = contacts[c - 1, NX], contacts[c - 1, NY]
     facing, aside = fx * nx + fy * ny, -fy * nx + fx * ny
     acc[0] += (nx * normal - ny * along) / MASS
     acc[1] += (ny * normal + nx * along) / MASS
@@ -172,55 +158,60 @@ def _push_wall(
 
 @_njit
 def _solve_ground(
-    body: np.ndarray, force: np.ndarray, fx: float, fy: float, acc: np.ndarray, hard: bool
+    body: np.ndarray, contacts: np.ndarray, forces: np.ndarray, acc: np.ndarray, hard: bool
 ) -> None:
     """The floor carries the ball, lets it roll, and resists slipping and turning on the spot."""
-    depth = -body[Z]
-    if depth <= 0:
-        _push_ground(-force[0], -force[1], -force[2], -force[3], fx, fy, acc)
-        force[:4] = 0.0
-        return
+    fx, fy = acc[FX], acc[FY]
+    _push(forces, GROUND, contacts, -1.0, acc)
     slip = body[VX] * fx + body[VY] * fy - RADIUS * body[ROLL]
     drift = -body[VX] * fy + body[VY] * fx
-    a1, a2, a3 = 1 / MASS + RADIUS**2 / ROLL_INERTIA, 1 / MASS, 1 / TURN_INERTIA
-    b0 = acc[2] + REPULSION * body[VZ]
-    b1 = acc[0] * fx + acc[1] * fy - RADIUS * acc[4] + REPULSION * slip - a1 * force[ALONG]
-    b2 = -acc[0] * fy + acc[1] * fx + REPULSION * drift - a2 * force[ACROSS]
-    b3 = acc[3] + REPULSION * body[TURN] - a3 * force[TWIST]
-    n, along, across, twist = force[0], force[1], force[2], force[3]
-    _solve(depth, b0, b1, b2, b3, a1, a2, a3, force, hard)
-    _push_ground(
-        force[0] - n, force[1] - along, force[2] - across, force[3] - twist, fx, fy, acc
+    _solve(
+        -body[Z],
+        acc[2] + REPULSION * body[VZ],
+        acc[0] * fx + acc[1] * fy - RADIUS * acc[4] + REPULSION * slip,
+        -acc[0] * fy + acc[1] * fx + REPULSION * drift,
+        acc[3] + REPULSION * body[TURN],
+        1 / MASS + RADIUS**2 / ROLL_INERTIA,
+        1 / MASS,
+        1 / TURN_INERTIA,
+        forces,
+        GROUND,
+        hard,
     )
+    _push(forces, GROUND, contacts, 1.0, acc)
 
 
 @_njit
 def _solve_wall(
     body: np.ndarray,
-    contact: np.ndarray,
-    force: np.ndarray,
-    fx: float,
-    fy: float,
+    contacts: np.ndarray,
+    c: int,
+    forces: np.ndarray,
     acc: np.ndarray,
     hard: bool,
 ) -> None:
     """A wall pushes back, and resists slipping sideways, up and down."""
-    nx, ny = contact[NX], contact[NY]
-    facing, aside = fx * nx + fy * ny, -fy * nx + fx * ny
+    nx, ny = contacts[c, NX], contacts[c, NY]
+    _push(forces, 1 + c, contacts, -1.0, acc)
+    facing, aside = acc[FX] * nx + acc[FY] * ny, -acc[FY] * nx + acc[FX] * ny
     slide = -body[VX] * ny + body[VY] * nx - RADIUS * body[TURN]
     climb = body[VZ] + RADIUS * facing * body[ROLL]
-    a1 = 1 / MASS + RADIUS**2 / TURN_INERTIA
-    a2 = 1 / MASS + (RADIUS * facing) ** 2 / ROLL_INERTIA
-    a3 = max(aside * aside, 1e-6) / ROLL_INERTIA
-    b0 = acc[0] * nx + acc[1] * ny + REPULSION * (body[VX] * nx + body[VY] * ny)
-    b1 = -acc[0] * ny + acc[1] * nx - RADIUS * acc[3] + REPULSION * slide - a1 * force[ALONG]
-    b2 = acc[2] + RADIUS * facing * acc[4] + REPULSION * climb - a2 * force[ACROSS]
-    b3 = aside * (acc[4] + REPULSION * body[ROLL]) - a3 * force[TWIST]
-    n, along, across, twist = force[0], force[1], force[2], force[3]
-    _solve(contact[DEPTH], b0, b1, b2, b3, a1, a2, a3, force, hard)
-    _push_wall(
-        force[0] - n, force[1] - along, force[2] - across, force[3] - twist, nx, ny, fx, fy, acc
+    # Climbing and twisting both roll the ball: each is solved with the other as it was.
+    mixed = RADIUS * facing * aside / ROLL_INERTIA
+    _solve(
+        contacts[c, DEPTH],
+        acc[0] * nx + acc[1] * ny + REPULSION * (body[VX] * nx + body[VY] * ny),
+        -acc[0] * ny + acc[1] * nx - RADIUS * acc[3] + REPULSION * slide,
+        acc[2] + RADIUS * facing * acc[4] + REPULSION * climb + mixed * forces[1 + c, TWIST],
+        aside * (acc[4] + REPULSION * body[ROLL]) + mixed * forces[1 + c, ACROSS],
+        1 / MASS + RADIUS**2 / TURN_INERTIA,
+        1 / MASS + (RADIUS * facing) ** 2 / ROLL_INERTIA,
+        max(aside * aside, 1e-6) / ROLL_INERTIA,
+        forces,
+        1 + c,
+        hard,
     )
+    _push(forces, 1 + c, contacts, 1.0, acc)
 
 
 @_njit
@@ -233,33 +224,37 @@ def _solve(
     a1: float,
     a2: float,
     a3: float,
-    force: np.ndarray,
+    forces: np.ndarray,
+    c: int,
     hard: bool,
 ) -> None:
-    """New forces of one contact, all others held: soft ones, then friction that does not give.
+    """New forces of contact `c`, all others held: soft ones, then friction that does not give.
 
-    `b` is how its accelerations miss what is wanted (b0 as it is, the others without its friction),
-    and `a` what a unit of each force does to them.
+    `b` is how the accelerations without this contact miss what is wanted (away from the other
+    body, along, across, twist), and `a` what a unit of each force of friction does to them.
     """
     if hard:
-        _hard_friction(b1, b2, b3, a1, a2, a3, force)
+        _hard_friction(b1, b2, b3, a1, a2, a3, forces, c)
+        return
+    if depth <= 0:
+        forces[c, NORMAL] = forces[c, ALONG] = forces[c, ACROSS] = forces[c, TWIST] = 0.0
         return
     part = min(depth / SOFT_DEPTH, 1.0)
     blend = 2 * part * part if part < 0.5 else 1 - 2 * (1 - part) ** 2
     hardness = SOFTEST + (HARDEST - SOFTEST) * blend
     soft = (1 - hardness) / hardness / MASS
-    b0 -= force[NORMAL] / MASS + STIFFNESS * hardness * depth
+    b0 -= STIFFNESS * hardness * depth
     soft3 = soft / TWIST_ARM**2
 
     if b0 >= math.sqrt(b1 * b1 + b2 * b2 + (TWIST_ARM * b3) ** 2):
-        force[:4] = 0.0
+        forces[c, NORMAL] = forces[c, ALONG] = forces[c, ACROSS] = forces[c, TWIST] = 0.0
         return
     f0, f1, f2 = -b0 / (1 / MASS + soft), -b1 / (a1 + soft), -b2 / (a2 + soft)
     f3 = -b3 / (a3 + soft3)
     if f0 >= math.sqrt(f1 * f1 + f2 * f2 + (f3 / TWIST_ARM) ** 2):
-        force[0], force[1], force[2], force[3] = f0, f1, f2, f3
+        forces[c, NORMAL], forces[c, ALONG], forces[c, ACROSS], forces[c, TWIST] = f0, f1, f2, f3
         return
-    _slipping(b0, b1, b2, TWIST_ARM * b3, a1, a2, TWIST_ARM**2 * a3, 0.5 / soft, force)
+    _slipping(b0, b1, b2, TWIST_ARM * b3, a1, a2, TWIST_ARM**2 * a3, 0.5 / soft, forces, c)
 
 
 @_njit
@@ -272,13 +267,14 @@ def _slipping(
     a2: float,
     a3: float,
     stiff: float,
-    force: np.ndarray,
+    forces: np.ndarray,
+    c: int,
 ) -> None:
     """Forces on the surface of the friction cone; slip adds to the normal force there.
 
     Newton's method for the ratio of the normal force to what slip is left.
     """
-    slope = force[SLOPE] if force[SLOPE] > 0 else stiff
+    slope = forces[c, SLOPE] if forces[c, SLOPE] > 0 else stiff
     gain = 1 + stiff / MASS
     for _ in range(8):
         d1, d2, d3 = 1 + a1 * slope, 1 + a2 * slope, 1 + a3 * slope
@@ -290,24 +286,24 @@ def _slipping(
         slope = max(slope + change, 0.2 * slope)
         if abs(change) < 1e-3 * slope:
             break
-    force[SLOPE] = slope
+    forces[c, SLOPE] = slope
     u1, u2, u3 = b1 / (1 + a1 * slope), b2 / (1 + a2 * slope), b3 / (1 + a3 * slope)
-    force[NORMAL] = slope * math.sqrt(u1 * u1 + u2 * u2 + u3 * u3)
-    force[ALONG], force[ACROSS], force[TWIST] = -slope * u1, -slope * u2, -slope * u3 * TWIST_ARM
+    forces[c, NORMAL] = slope * math.sqrt(u1 * u1 + u2 * u2 + u3 * u3)
+    forces[c, ALONG], forces[c, ACROSS], forces[c, TWIST] = -slope * u1, -slope * u2, -slope * u3 * TWIST_ARM
 
 
 @_njit
 def _hard_friction(
-    b1: float, b2: float, b3: float, a1: float, a2: float, a3: float, force: np.ndarray
+    b1: float, b2: float, b3: float, a1: float, a2: float, a3: float, forces: np.ndarray, c: int
 ) -> None:
     """Friction that ends all slip, or as much as the normal force allows."""
-    limit = force[NORMAL]
+    limit = forces[c, NORMAL]
     b3, a3 = b3 * TWIST_ARM, a3 * TWIST_ARM**2
     extra = 0.0
     y1, y2, y3 = -b1 / a1, -b2 / a2, -b3 / a3
     size = math.sqrt(y1 * y1 + y2 * y2 + y3 * y3)
     if limit > 0 and size > limit:
-        extra = force[EXTRA]
+        extra = forces[c, EXTRA]
         for _ in range(8):
             y1, y2, y3 = -b1 / (a1 + extra), -b2 / (a2 + extra), -b3 / (a3 + extra)
             size = math.sqrt(y1 * y1 + y2 * y2 + y3 * y3)
@@ -316,11 +312,11 @@ def _hard_friction(
             extra = max(extra + change, 0.0)
             if abs(change) < 1e-3 * extra:
                 break
-        force[EXTRA] = extra
+        forces[c, EXTRA] = extra
         y1, y2, y3 = -b1 / (a1 + extra), -b2 / (a2 + extra), -b3 / (a3 + extra)
     elif limit <= 0:
         y1 = y2 = y3 = 0.0
-    force[ALONG], force[ACROSS], force[TWIST] = y1, y2, y3 * TWIST_ARM
+    forces[c, ALONG], forces[c, ACROSS], forces[c, TWIST] = y1, y2, y3 * TWIST_ARM
 
 
 @_njit
@@ -333,7 +329,13 @@ def _integrate(body: np.ndarray, acc: np.ndarray) -> None:
     body[X] += DT * body[VX]
     body[Y] += DT * body[VY]
     body[Z] += DT * body[VZ]
-    body[HEADING] += DT * body[TURN]
+    angle = DT * body[TURN]
+    body[HEADING] += angle
+    # A small angle: its cosine and sine by their series.
+    square = angle * angle
+    cosine, sine = 1 - square / 2 + square * square / 24, angle * (1 - square / 6)
+    fx, fy = acc[FX], acc[FY]
+    acc[FX], acc[FY] = fx * cosine - fy * sine, fx * sine + fy * cosine
 
 
 @_njit

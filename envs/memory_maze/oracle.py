@@ -13,7 +13,7 @@ from numba import njit
 NOOP, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 CLEARANCE = 0.15  # body radius and a little, in cells
 STRAIGHT = math.radians(9.0)  # half of what one turning step turns
-ON_THE_MOVE = math.radians(60.0)  # turn in place beyond this
+ON_THE_MOVE = math.radians(70.0)  # turn in place beyond this
 FAR = 1e9
 CLOSE = 0.55  # an explorer turns where a wall is nearer than this
 FEELERS = math.radians(35.0)  # to either side

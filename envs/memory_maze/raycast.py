@@ -26,6 +26,7 @@ WALL_HEIGHT = 0.75
 BALL = 0.3  # radius of an object: the upper half of a ball on the floor
 TEXELS = 128  # of a texture, along one cell
 LEVELS = 6  # sizes of it, each half of the one before
+SOFTNESS = 0.5  # a coarser one is taken where a pixel is wider than this many texels
 AMBIENT, DIFFUSE = 0.3, 0.6
 SKY = np.array([102.0, 153.0, 204.0])  # straight up; darker towards the horizon
 COLOURS = np.array(
@@ -38,9 +39,8 @@ FAN = 4  # rays of the fan for each column
 # ACROSS · right + AHEAD · ahead, and the place along the face SIDE + distance · (SIDE_ACROSS · right +
 # SIDE_AHEAD · ahead), in cells.
 ACROSS, AHEAD, SIDE_ACROSS, SIDE_AHEAD, SIDE = range(5)
-# And as whole numbers: brightness in 256ths, where its texture's pattern and colours begin, and how
-# many texels the pattern has.
-SHADE, PATTERN, TABLE, SIZE = range(4)
+# And as whole numbers: brightness in 256ths, where its texture begins, how many texels are in a row.
+SHADE, START, WIDE = range(3)
 
 _njit = njit(cache=True, error_model="numpy", fastmath=True)
 
@@ -51,19 +51,19 @@ class Lens(NamedTuple):
     ahead: np.ndarray  # [row]
     up: np.ndarray  # [row]
     right: np.ndarray  # [column]
-    fan: np.ndarray  # [row, column]: the nearest ray of the fan
+    fan: np.ndarray  # [row, column], flat: the nearest ray of the fan
     slopes: np.ndarray  # [ray]: right / ahead
     pixel: float  # how wide a pixel is, at distance 1
-    sky: np.ndarray  # [row, column], packed
+    sky: np.ndarray  # [row, column, RGB], flat bytes
 
 
 class Paint(NamedTuple):
-    """Textures as flat arrays; colours are packed into 32 bits, those of the floor with light."""
+    """Textures as flat arrays of packed colours: all sizes of one, then of the next."""
 
     wall: np.ndarray
-    floor: np.ndarray
-    wall_table: np.ndarray
-    floor_table: np.ndarray
+    floor: np.ndarray  # corridors, rooms; in the light that all floors have
+    starts: np.ndarray  # where each size begins
+    total: int  # texels of all sizes of a texture
 
 
 @cache
@@ -79,24 +79,27 @@ def lens(height: int, width: int) -> Lens:
     fan = ((slope + spread) / (2 * spread) * rays).astype(np.int32).clip(0, rays - 1)
     slopes = ((np.arange(rays) + 0.5) / rays * 2 - 1) * spread
     rise = up[:, None] / np.sqrt(ahead[:, None] ** 2 + right[None] ** 2 + up[:, None] ** 2)
-    sky = _pack((0.5 + 0.445 * rise)[..., None] * SKY)
+    sky = ((0.5 + 0.445 * rise)[..., None] * SKY + 0.5).astype(np.uint8)
     thin = (array.astype(np.float32) for array in (ahead, up, right))
-    return Lens(*thin, fan, slopes, 2 * tangent / height, sky)
+    return Lens(*thin, fan.ravel(), slopes, 2 * tangent / height, sky.ravel())
 
 
 @cache
 def _paint() -> Paint:
     made, light = textures(TEXELS, LEVELS), AMBIENT + DIFFUSE * math.sin(DOWNWARDS)
-    return Paint(
-        made.wall.ravel(),
-        made.floor.ravel(),
-        _pack(made.wall_table).ravel(),
-        _pack(made.floor_table * light).ravel(),
-    )
+    sizes = [(TEXELS >> level) ** 2 for level in range(LEVELS)]
+    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
+    return Paint(_flat(made.walls, 1.0), _flat(made.floors, light), starts, sum(sizes))
+
+
+def _flat(levels: list[np.ndarray], light: float) -> np.ndarray:
+    """[texture, row, column, RGB] at several sizes → [texture, all their texels], flat."""
+    packed = [_pack(level * light).reshape(len(level), -1) for level in levels]
+    return np.concatenate(packed, axis=1).ravel()
 
 
 def _pack(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    red, green, blue = np.moveaxis((colours + 0.5).astype(np.int32), -1, 0)
     return red | green << 8 | blue << 16
 
 
@@ -121,19 +124,17 @@ def draw(
 @_njit
 def _draw_all(poses, walls, paint, rooms, targets, asked, look, images, out):
     rays, columns = len(look.slopes), out.shape[2]
-    found, whole = np.empty((5, rays), np.float32), np.empty((4, rays), np.int32)
-    near, ground = np.empty(columns, np.float32), np.empty(columns, np.int32)
+    found, whole = np.empty((5, rays), np.float32), np.empty((3, rays), np.int32)
+    near = np.empty(columns, np.float32)
     border = border_width(out.shape[1])
     for n in range(len(poses)):
         fx, fy = math.cos(poses[n, 2]), math.sin(poses[n, 2])
         x, y = poses[n, 0] + EYE_AHEAD * fx, poses[n, 1] + EYE_AHEAD * fy
-        _cast_fan(x, y, fx, fy, walls[n], paint[n], look, found, whole)
-        inside = rooms[n].ravel()
+        _cast_fan(x, y, fx, fy, walls[n], paint[n], look, images, found, whole)
+        inside, flat, size = rooms[n].ravel(), out[n].ravel(), rooms.shape[1]
         for row in range(border, out.shape[1] - border):
             _measure(row, look, found, near)
-            if look.up[row] < 0:
-                _floor(row, x, y, fx, fy, inside, rooms.shape[2], look, images, ground)
-            _wall(row, look, images, found, whole, near, ground, out[n])
+            _draw_row(row, x, y, fx, fy, inside, size, look, images, found, whole, near, flat)
         _draw_balls(x, y, fx, fy, targets[n], look, found, border, out[n])
         _draw_border(asked[n], border, out[n])
 
@@ -145,7 +146,7 @@ def border_width(height: int) -> int:
 
 
 @_njit
-def _cast_fan(x, y, fx, fy, walls, paint, look, found, whole):
+def _cast_fan(x, y, fx, fy, walls, paint, look, images, found, whole):
     """Walk each ray from grid line to grid line until a wall, and note its plane."""
     start_i, start_j = int(math.floor(x)) + 1, int(math.floor(y)) + 1
     for k in range(len(look.slopes)):
@@ -167,36 +168,32 @@ def _cast_fan(x, y, fx, fy, walls, paint, look, found, whole):
                 distance = next_j
                 next_j += per_j
                 j += step_j
-        texture = paint[j, i]
-        _note_face(
-            k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, texture, look, found, whole
-        )
+        slant, light = _note_face(k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, found)
+        length = math.sqrt(dx * dx + dy * dy)
+        level = _level(distance * look.pixel * length / max(slant, 0.25 * length))
+        whole[SHADE, k] = int(256 * (AMBIENT + DIFFUSE * max(light, 0.0) * math.cos(DOWNWARDS)) + 0.5)
+        whole[START, k] = paint[j, i] * images.total + images.starts[level]
+        whole[WIDE, k] = TEXELS >> level
 
 
 @_njit
-def _note_face(
-    k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, texture, look, found, whole
-):
-    """Sides run from left to right for who faces the wall."""
+def _note_face(k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, found):
+    """How slanted the ray meets the face, and how much the face is turned to the camera.
+
+    Sides run from left to right for who faces the wall.
+    """
     if sideways:
         gap = 1 / max(distance * abs(dx), 1e-6)
-        ahead, across = step_i * fx, step_i * fy
+        ahead, across, slant = step_i * fx, step_i * fy, abs(dx)
         found[SIDE_AHEAD, k], found[SIDE_ACROSS, k] = -step_i * fy, step_i * fx
         found[SIDE, k] = -step_i * y
-        slant = abs(dx)
     else:
         gap = 1 / max(distance * abs(dy), 1e-6)
-        ahead, across = step_j * fy, -step_j * fx
+        ahead, across, slant = step_j * fy, -step_j * fx, abs(dy)
         found[SIDE_AHEAD, k], found[SIDE_ACROSS, k] = step_j * fx, step_j * fy
         found[SIDE, k] = step_j * x
-        slant = abs(dy)
     found[AHEAD, k], found[ACROSS, k] = ahead * gap, across * gap
-    length = math.sqrt(dx * dx + dy * dy)
-    level = _level(distance * look.pixel * length / max(slant, 0.25 * length))
-    light = AMBIENT + DIFFUSE * max(ahead, 0.0) * math.cos(DOWNWARDS)
-    whole[SHADE, k] = int(256 * light)
-    whole[PATTERN, k], whole[SIZE, k] = level * TEXELS * TEXELS, TEXELS >> level
-    whole[TABLE, k] = texture * 256
+    return slant, ahead
 
 
 @_njit
@@ -213,61 +210,54 @@ def _level(size):
 @_njit
 def _measure(row, look, found, near):
     """1 / distance to the wall, for each pixel of a row."""
-    ahead = look.ahead[row]
+    ahead, first = look.ahead[row], row * len(near)
     for column in range(len(near)):
-        k = look.fan[row, column]
+        k = look.fan[first + column]
         near[column] = found[ACROSS, k] * look.right[column] + found[AHEAD, k] * ahead
 
 
 @_njit
-def _floor(row, x, y, fx, fy, rooms, size, look, images, ground):
-    """What each pixel of a row would show if there were no walls."""
-    reach = EYE_HEIGHT / -look.up[row]
+def _draw_row(row, x, y, fx, fy, rooms, size, look, images, found, whole, near, out):
+    """A wall where it is nearer than the floor, and not below the sky; `out` and `rooms` flat."""
+    up, ahead, first = look.up[row], look.ahead[row], row * len(near)
+    if up > 0:
+        for byte in range(3 * first, 3 * (first + len(near))):
+            out[byte] = look.sky[byte]
+    sky_at, floor_at = np.float32(WALL_HEIGHT - EYE_HEIGHT), np.float32(-EYE_HEIGHT)
+    lift, one = np.float32(EYE_HEIGHT + (1 - WALL_HEIGHT) / 2), np.float32(1)
+    reach = EYE_HEIGHT / max(-up, 1e-6)
     level = _level(reach * look.pixel * 2.5)
-    texels, base = TEXELS >> level, level * TEXELS * TEXELS
-    start_x = np.float32((x + reach * look.ahead[row] * fx) + 1)
-    start_y = np.float32((y + reach * look.ahead[row] * fy) + 1)
+    wide, start = TEXELS >> level, images.starts[level]
+    start_x = np.float32(x + reach * ahead * fx + 1)
+    start_y = np.float32(y + reach * ahead * fy + 1)
     step_x, step_y = np.float32(reach * fy), np.float32(-reach * fx)
     top = np.float32(size - 0.001)
-    for column in range(len(ground)):
-        u = min(max(start_x + step_x * look.right[column], np.float32(0)), top)
-        v = min(max(start_y + step_y * look.right[column], np.float32(0)), top)
-        i, j = np.int32(u), np.int32(v)
-        s, t = np.int32((u - i) * texels), np.int32((v - j) * texels)
-        byte = images.floor[base + t * TEXELS + s]
-        ground[column] = images.floor_table[256 * rooms[j * size + i] + byte]
-
-
-@_njit
-def _wall(row, look, images, found, whole, near, ground, out):
-    """Walls where they are nearer than the floor and not below the sky."""
-    up, ahead = look.up[row], look.ahead[row]
-    sky_at, floor_at = np.float32(WALL_HEIGHT - EYE_HEIGHT), np.float32(-EYE_HEIGHT)
-    lift = np.float32((EYE_HEIGHT + (1 - WALL_HEIGHT) / 2))
-    rise = np.float32(up)
-    one = np.float32(1)
-    border = border_width(out.shape[0])
-    for column in range(border, len(near) - border):
+    for column in range(len(near)):
         if up > sky_at * near[column]:
-            colour = look.sky[row, column]
-        elif up < floor_at * near[column]:
-            colour = ground[column]
+            continue
+        if up < floor_at * near[column]:
+            right = look.right[column]
+            u = min(max(start_x + step_x * right, np.float32(0)), top)
+            v = min(max(start_y + step_y * right, np.float32(0)), top)
+            i, j = int(u), int(v)
+            texel = int((v - j) * wide) * wide + int((u - i) * wide)
+            colour = images.floor[rooms[j * size + i] * images.total + start + texel]
         else:
-            k = look.fan[row, column]
+            k = look.fan[first + column]
             far = one / near[column]
             u = found[SIDE, k] + far * (
                 found[SIDE_ACROSS, k] * look.right[column] + found[SIDE_AHEAD, k] * ahead
             )
-            s = np.int32((u - math.floor(u)) * whole[SIZE, k])
-            t = np.int32((lift + far * rise) * whole[SIZE, k])
-            byte = images.wall[whole[PATTERN, k] + t * TEXELS + s]
-            plain, shade = images.wall_table[whole[TABLE, k] + byte], whole[SHADE, k]
+            across = whole[WIDE, k]
+            texel = int((lift + far * up) * across) * across + int((u - math.floor(u)) * across)
+            plain, shade = images.wall[whole[START, k] + texel], whole[SHADE, k]
             colour = ((plain & 0xFF00FF) * shade >> 8 & 0xFF00FF) | (
                 (plain & 0xFF00) * shade >> 8 & 0xFF00
             )
-        out[row, column, 0] = colour & 255
-        out[row, column, 1] = colour >> 8 & 255
-        out[row, column, 2] = colour >> 16
+        byte = 3 * (first + column)
+        out[byte] = colour & 255
+        out[byte + 1] = colour >> 8 & 255
+        out[byte + 2] = colour >> 16
 
 
 @_njit
@@ -307,7 +297,7 @@ def _draw_ball(ahead, right, distance, k, look, found, border, out):
             if square <= 0 or b <= 0:
                 continue
             far = (b - math.sqrt(square)) / a
-            ray = look.fan[row, column]
+            ray = look.fan[row * len(look.right) + column]
             near = found[ACROSS, ray] * across + found[AHEAD, ray] * forward
             z = EYE_HEIGHT + far * up
             if z < 0 or far * near > 1:
@@ -342,7 +332,7 @@ def _may_be_seen(first, last, distance, look, found):
     """Whether any wall in these columns is farther than the nearest point of a ball."""
     row = len(look.ahead) // 2
     for column in range(first, last + 1):
-        ray = look.fan[row, column]
+        ray = look.fan[row * len(look.right) + column]
         ahead, right = look.ahead[row], look.right[column]
         near = found[ACROSS, ray] * right + found[AHEAD, ray] * ahead
         if near * max(distance - BALL, 0.0) < 1.2 * math.hypot(ahead, right):

@@ -1,7 +1,6 @@
 """What walls, floor and sky look like: drawn by rule, in the colours of the original.
 
-Walls are panels with seams and traces, each colour the same pattern; floors are hexagons. A pattern
-is one byte a texel, kept at several sizes; colours are tables from that byte to red, green, blue.
+Walls are panels with seams and traces, each colour the same pattern; floors are hexagons.
 """
 
 from functools import cache
@@ -25,7 +24,7 @@ WALL_COLOURS = np.array(
 )
 # How dark the dark parts of the pattern are, colour by colour.
 WALL_CONTRAST = np.array([1.0, 0.9, 0.45, 0.8, 1.0, 0.5, 0.9, 0.9])
-FLOOR_COLOURS = np.array([(54, 90, 110), (113, 150, 173)], np.float64)  # corridors, rooms
+FLOOR_COLOURS = np.array([(55.5, 91.5, 112), (115, 153, 176)], np.float64)  # corridors, rooms
 
 # Panels (left, bottom, width, height in parts of 1000, brightness), later ones on top.
 _PANELS = (
@@ -58,40 +57,28 @@ _DARK_TILES = {7: 0.84, 14: 0.8, 15: 0.86, 21: 0.8, 22: 0.82, 28: 0.88, 38: 0.84
 
 
 class Textures(NamedTuple):
-    """Patterns with all their sizes (see `_stack`), and tables [colour, byte] → RGB in [0, 255]."""
+    """Colours [texture, row from below, column, RGB] in [0, 255], at several sizes."""
 
-    wall: np.ndarray
-    floor: np.ndarray
-    wall_table: np.ndarray
-    floor_table: np.ndarray
+    walls: list[np.ndarray]
+    floors: list[np.ndarray]
 
 
 @cache
 def textures(texels: int, levels: int) -> Textures:
-    """All textures, with so many texels along one cell; made on the first call."""
-    return Textures(
-        wall=_stack(_wall_pattern(texels), levels),
-        floor=_stack(_floor_pattern(texels), levels),
-        wall_table=_table(WALL_COLOURS, WALL_CONTRAST),
-        floor_table=_table(FLOOR_COLOURS, np.ones(2)),
-    )
+    """All textures, first with so many texels along one cell, then with half as many, and so on."""
+    wall, floor = _wall_pattern(texels), _floor_pattern(texels)
+    walls, floors = [], []
+    for _ in range(levels):
+        walls.append(_colour(wall, WALL_COLOURS, WALL_CONTRAST))
+        floors.append(_colour(floor, FLOOR_COLOURS, np.ones(2)))
+        wall, floor = _shrink(wall, 2), _shrink(floor, 2)
+    return Textures(walls, floors)
 
 
-def _table(colours: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """Byte 200 is the colour itself."""
-    brightness = np.arange(256) / 200
-    strength = 1 + contrast[:, None] * (brightness[None] - 1)
-    return np.clip(colours[:, None] * strength[..., None], 0, 255).astype(np.float32)
-
-
-def _stack(pattern: np.ndarray, levels: int) -> np.ndarray:
-    """[level, row, column]: level k has half the size of the one before, in the same corner."""
-    stack = np.zeros((levels, *pattern.shape), np.uint8)
-    for level in range(levels):
-        size = len(pattern)
-        stack[level, :size, :size] = np.clip(200 * pattern, 0, 255).round()
-        pattern = _shrink(pattern, 2)
-    return stack
+def _colour(pattern: np.ndarray, colours: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    """Brightness 1 is the colour itself."""
+    strength = 1 + contrast[:, None, None] * (pattern - 1)
+    return np.clip(colours[:, None, None] * strength[..., None], 0, 255)
 
 
 def _shrink(picture: np.ndarray, times: int) -> np.ndarray:
@@ -100,19 +87,19 @@ def _shrink(picture: np.ndarray, times: int) -> np.ndarray:
 
 
 def _wall_pattern(texels: int) -> np.ndarray:
-    """Drawn four times as large, then averaged."""
-    size = 4 * texels
+    """Twice the same in each direction; drawn four times as large, then averaged."""
+    size = 2 * texels
     y, x = np.mgrid[:size, :size] * (1000 / size)
     picture = np.ones((size, size))
     for left, bottom, width, height, brightness in _PANELS:
         u, v = (x - left) % 1000, (y - bottom) % 1000
         inside = (u < width) & (v < height)
         edge = np.minimum(np.minimum(u, width - u), np.minimum(v, height - v))
-        picture = np.where(inside, brightness * np.where(edge < 9, 0.62, 1.0), picture)
+        picture = np.where(inside, brightness * np.where(edge < 9, 0.68, 1.0), picture)
     picture *= 1 + 0.03 * (((x // 12) + (y // 12)) % 2 - 0.5)
     for corners in _TRACES:
         _draw_trace(picture, x, y, corners)
-    return _shrink(picture, 4)
+    return np.tile(_shrink(picture, 4), (2, 2))
 
 
 def _draw_trace(
@@ -120,10 +107,10 @@ def _draw_trace(
 ) -> None:
     for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
         u, v = (x - min(x0, x1) + 8) % 1000, (y - min(y0, y1) + 8) % 1000
-        picture[(u < abs(x1 - x0) + 16) & (v < abs(y1 - y0) + 16)] = 0.22
+        picture[(u < abs(x1 - x0) + 16) & (v < abs(y1 - y0) + 16)] = 0.38
     end_x, end_y = corners[-1]
     away = np.hypot((x - end_x + 500) % 1000 - 500, (y - end_y + 500) % 1000 - 500)
-    picture[away < 20] = 0.22
+    picture[away < 20] = 0.38
     picture[away < 8] = 0.8
 
 

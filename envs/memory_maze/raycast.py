@@ -54,7 +54,7 @@ class Lens(NamedTuple):
     fan: np.ndarray  # [row, column], flat: the nearest ray of the fan
     slopes: np.ndarray  # [ray]: right / ahead
     pixel: float  # how wide a pixel is, at distance 1
-    sky: np.ndarray  # [row, column, RGB], flat bytes
+    sky: np.ndarray  # [row, column], flat, packed
 
 
 class Paint(NamedTuple):
@@ -79,7 +79,7 @@ def lens(height: int, width: int) -> Lens:
     fan = ((slope + spread) / (2 * spread) * rays).astype(np.int32).clip(0, rays - 1)
     slopes = ((np.arange(rays) + 0.5) / rays * 2 - 1) * spread
     rise = up[:, None] / np.sqrt(ahead[:, None] ** 2 + right[None] ** 2 + up[:, None] ** 2)
-    sky = ((0.5 + 0.445 * rise)[..., None] * SKY + 0.5).astype(np.uint8)
+    sky = _pack((0.5 + 0.445 * rise)[..., None] * SKY)
     thin = (array.astype(np.float32) for array in (ahead, up, right))
     return Lens(*thin, fan.ravel(), slopes, 2 * tangent / height, sky.ravel())
 
@@ -125,7 +125,7 @@ def draw(
 def _draw_all(poses, walls, paint, rooms, targets, asked, look, images, out):
     rays, columns = len(look.slopes), out.shape[2]
     found, whole = np.empty((5, rays), np.float32), np.empty((3, rays), np.int32)
-    near = np.empty(columns, np.float32)
+    near, line = np.empty(columns, np.float32), np.empty(columns, np.int32)
     border = border_width(out.shape[1])
     for n in range(len(poses)):
         fx, fy = math.cos(poses[n, 2]), math.sin(poses[n, 2])
@@ -134,7 +134,8 @@ def _draw_all(poses, walls, paint, rooms, targets, asked, look, images, out):
         inside, flat, size = rooms[n].ravel(), out[n].ravel(), rooms.shape[1]
         for row in range(border, out.shape[1] - border):
             _measure(row, look, found, near)
-            _draw_row(row, x, y, fx, fy, inside, size, look, images, found, whole, near, flat)
+            _draw_row(row, x, y, fx, fy, inside, size, look, images, found, whole, near, line)
+            _write_row(line, flat[3 * row * columns : 3 * (row + 1) * columns])
         _draw_balls(x, y, fx, fy, targets[n], look, found, border, out[n])
         _draw_border(asked[n], border, out[n])
 
@@ -212,49 +213,69 @@ def _measure(row, look, found, near):
     """1 / distance to the wall, for each pixel of a row."""
     ahead, first = look.ahead[row], row * len(near)
     for column in range(len(near)):
-        k = look.fan[first + column]
-        near[column] = found[ACROSS, k] * look.right[column] + found[AHEAD, k] * ahead
+        k = np.uint32(look.fan[first + column])
+        # Never behind: a pixel's ray may pass just beside the face that its fan's ray has met.
+        near[column] = max(
+            found[ACROSS, k] * look.right[column] + found[AHEAD, k] * ahead, np.float32(0.02)
+        )
 
 
 @_njit
-def _draw_row(row, x, y, fx, fy, rooms, size, look, images, found, whole, near, out):
-    """A wall where it is nearer than the floor, and not below the sky; `out` and `rooms` flat."""
+def _draw_row(row, x, y, fx, fy, rooms, size, look, images, found, whole, near, line):
+    """A row as packed colours: a wall where it is nearer than the floor, and not below the sky."""
     up, ahead, first = look.up[row], look.ahead[row], row * len(near)
-    if up > 0:
-        for byte in range(3 * first, 3 * (first + len(near))):
-            out[byte] = look.sky[byte]
     sky_at, floor_at = np.float32(WALL_HEIGHT - EYE_HEIGHT), np.float32(-EYE_HEIGHT)
-    lift, one = np.float32(EYE_HEIGHT + (1 - WALL_HEIGHT) / 2), np.float32(1)
-    reach = EYE_HEIGHT / max(-up, 1e-6)
+    if up < 0:
+        _draw_floor(row, x, y, fx, fy, rooms, size, look, images, near, line)
+    lift, one, most = np.float32(EYE_HEIGHT + (1 - WALL_HEIGHT) / 2), np.float32(1), np.float32(64)
+    for column in range(len(near)):
+        if up > sky_at * near[column]:
+            line[column] = look.sky[first + column]
+        elif up >= floor_at * near[column]:
+            k = np.uint32(look.fan[first + column])
+            far = one / near[column]
+            u = most + found[SIDE, k] + far * (
+                found[SIDE_ACROSS, k] * look.right[column] + found[SIDE_AHEAD, k] * ahead
+            )
+            wide = whole[WIDE, k]
+            s = np.int32((u - np.float32(np.int32(u))) * np.float32(wide))
+            t = np.int32((lift + far * up) * np.float32(wide))
+            plain = images.wall[np.uint32(whole[START, k] + np.int32(t * wide) + s)]
+            line[column] = _shaded(plain, whole[SHADE, k])
+
+
+@_njit
+def _shaded(colour, shade):
+    """A packed colour times so many 256ths; everything stays in 32 bits."""
+    outer = np.int32(np.int32((colour & np.int32(0xFF00FF)) * shade) >> 8) & np.int32(0xFF00FF)
+    return outer | np.int32(np.int32((colour & np.int32(0xFF00)) * shade) >> 8) & np.int32(0xFF00)
+
+
+@_njit
+def _draw_floor(row, x, y, fx, fy, rooms, size, look, images, near, line):
+    up, ahead, floor_at = look.up[row], look.ahead[row], np.float32(-EYE_HEIGHT)
+    reach = EYE_HEIGHT / -up
     level = _level(reach * look.pixel * 2.5)
-    wide, start = TEXELS >> level, images.starts[level]
+    wide, start = np.float32(TEXELS >> level), np.int32(images.starts[level])
     start_x = np.float32(x + reach * ahead * fx + 1)
     start_y = np.float32(y + reach * ahead * fy + 1)
     step_x, step_y = np.float32(reach * fy), np.float32(-reach * fx)
-    top = np.float32(size - 0.001)
+    zero, top = np.float32(0), np.float32(size - 0.001)
+    stride, texels, columns = np.int32(wide), np.int32(images.total), np.int32(size)
     for column in range(len(near)):
-        if up > sky_at * near[column]:
-            continue
         if up < floor_at * near[column]:
-            right = look.right[column]
-            u = min(max(start_x + step_x * right, np.float32(0)), top)
-            v = min(max(start_y + step_y * right, np.float32(0)), top)
-            i, j = int(u), int(v)
-            texel = int((v - j) * wide) * wide + int((u - i) * wide)
-            colour = images.floor[rooms[j * size + i] * images.total + start + texel]
-        else:
-            k = look.fan[first + column]
-            far = one / near[column]
-            u = found[SIDE, k] + far * (
-                found[SIDE_ACROSS, k] * look.right[column] + found[SIDE_AHEAD, k] * ahead
-            )
-            across = whole[WIDE, k]
-            texel = int((lift + far * up) * across) * across + int((u - math.floor(u)) * across)
-            plain, shade = images.wall[whole[START, k] + texel], whole[SHADE, k]
-            colour = ((plain & 0xFF00FF) * shade >> 8 & 0xFF00FF) | (
-                (plain & 0xFF00) * shade >> 8 & 0xFF00
-            )
-        byte = 3 * (first + column)
+            u = min(max(start_x + step_x * look.right[column], zero), top)
+            v = min(max(start_y + step_y * look.right[column], zero), top)
+            i, j = np.int32(u), np.int32(v)
+            s, t = np.int32((u - np.float32(i)) * wide), np.int32((v - np.float32(j)) * wide)
+            room = rooms[np.uint32(np.int32(j * columns) + i)]
+            line[column] = images.floor[np.uint32(room * texels + start + t * stride + s)]
+
+
+@_njit
+def _write_row(line, out):
+    for column in range(len(line)):
+        colour, byte = line[column], 3 * column
         out[byte] = colour & 255
         out[byte + 1] = colour >> 8 & 255
         out[byte + 2] = colour >> 16

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from envs.memory_maze.motion import CELL, HEADING, TURN, X, Y
 from envs.memory_maze.oracle import Oracle, wander
 from envs.memory_maze.world import ACTIONS, VIEWS, World
+from envs.window import Window
 
 PICTURE = 256  # pixels of each half of a rendered picture
 
@@ -138,8 +139,6 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
 
     def _show(self) -> None:
         if self.render_mode == "human":
-            from envs.window import Window
-
             self._window = self._window or Window(type(self).__name__, self.metadata["render_fps"])
             self._window.show(self._picture())
 

@@ -93,7 +93,7 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
         """A new maze, with the agent at rest in one of its rooms."""
         super().reset(seed=seed, options=options)
         if self._env is None or seed is not None:
-            self._rebuild(int(self.np_random.integers(1, 2**31)))
+            self._env = self._rebuilt(int(self.np_random.integers(1, 2**31)))
         self._turned, self._playing = 0.0, True
         self._look(self._env.reset().observation)
         return self._image(), self._info()
@@ -119,7 +119,7 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
         )
 
     def explore(self, rng: np.random.Generator) -> int:
-        """An action that needs no memory: walks on, turns where there is a wall, or now and then."""
+        """An action that needs no memory: straight on, but before walls and at times it turns."""
         layout, position = self._seen["maze_layout"], self._seen["agent_pos"]
         return wander(layout, position, self._heading(), self._turned, rng)
 
@@ -136,10 +136,10 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
             self._window.close()
             self._window = None
 
-    def _rebuild(self, seed: int) -> None:
+    def _rebuilt(self, seed: int) -> Any:
         if self._env is not None:
             self._env.close()
-        self._env = self._build(
+        return self._build(
             seed=seed,
             global_observables=True,
             top_camera=self._top,

@@ -114,7 +114,7 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
         )
 
     def explore(self, rng: np.random.Generator) -> int:
-        """An action that needs no memory: walks on, turns where there is a wall, or now and then."""
+        """An action that needs no memory: straight on, but before walls and at times it turns."""
         body = self._world.bodies[0]
         layout = 1 - self._world.walls[0, 1:-1, 1:-1]
         return wander(layout, body[[X, Y]] / CELL, body[HEADING], body[TURN], rng)

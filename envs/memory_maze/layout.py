@@ -5,7 +5,7 @@ regions get one door each, and then dead ends are filled and detours pulled stra
 everything is drawn from one 64-bit state (`below`), so a maze is its seed, whoever compiles it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -32,8 +32,8 @@ class Layout(NamedTuple):
 
 
 @_njit
-def below(state: np.ndarray, limit: int) -> int:
-    """A number in [0, limit) from a state of one uint64, which moves on (SplitMix64)."""
+def below(state: np.ndarray, limit: Any) -> Any:
+    """A whole number in [0, limit) from a state of one uint64, which moves on (SplitMix64)."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
     z = state[0]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -48,55 +48,45 @@ def generate(
     """A maze of `size` × `size` cells inside its outer walls; `state` is one uint64."""
     if size < 5 or size % 2 == 0:
         raise ValueError(f"maze size is {size}: give an odd number of cells, at least 5")
-    walls, rooms, spawns, objects = _generate(state, size + 2, max_rooms, room_min, room_max)
-    return Layout(walls, rooms, spawns, objects)
-
-
-@_njit
-def _generate(
-    state: np.ndarray, size: int, max_rooms: int, room_min: int, room_max: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    grid = np.full((size, size), WALL, np.uint8)
-    ids = np.zeros((size, size), np.int64)
-    rooms, count = _place_rooms(state, size, max_rooms, room_min, room_max)
-    for k in range(count):
-        y, x, height, width = rooms[k]
+    grid = np.full((size + 2, size + 2), WALL, np.uint8)
+    ids = np.zeros(grid.shape, np.int64)
+    rooms = _place_rooms(state, len(grid), max_rooms, room_min, room_max)
+    for number, (y, x, height, width) in enumerate(rooms.tolist(), start=1):
         grid[y : y + height, x : x + width] = OPEN
-        ids[y : y + height, x : x + width] = k + 1
-    _fill_with_corridors(state, grid, ids, count + 1)
-    doors = _open_doors(state, grid, ids)
+        ids[y : y + height, x : x + width] = number
+    _fill_with_corridors(state, grid, ids, len(rooms) + 1)
+    doors = _open_doors(state, grid, ids, int(ids.max()) + 1)
     _fill_dead_ends(grid)
     _pull_detours_straight(grid)
-    spawns, objects = _place_in_rooms(state, grid, rooms[:count])
-    for door in doors:
-        y, x, dy, dx = door
+    for y, x, dy, dx in doors.tolist():
         grid[y, x] = WALL if grid[y + dy, x + dx] == WALL else OPEN
-    return grid, np.where(ids <= count, ids, 0), spawns, objects
+    return Layout(grid, np.where(ids <= len(rooms), ids, 0), *_place_in_rooms(state, rooms))
 
 
 @_njit
 def _place_rooms(
     state: np.ndarray, size: int, max_rooms: int, room_min: int, room_max: int
-) -> tuple[np.ndarray, int]:
+) -> np.ndarray:
     """Rows of (y, x, height, width), on odd coordinates, one wall or more apart; shuffled."""
     rooms = np.zeros((max_rooms, 4), np.int64)
     count = failures = 0
     while count < max_rooms and failures < TRIES:
-        rooms[count] = _random_room(state, size, room_min, room_max)
-        if _is_apart(rooms[count], rooms[:count]):
+        _random_room(state, size, room_min, room_max, rooms[count])
+        if _is_apart(rooms, count):
             count += 1
         else:
             failures += 1
     for k in range(count - 1, 0, -1):
         other = below(state, k + 1)
-        room = rooms[k].copy()
-        rooms[k] = rooms[other]
-        rooms[other] = room
-    return rooms, count
+        for part in range(4):
+            rooms[k, part], rooms[other, part] = rooms[other, part], rooms[k, part]
+    return rooms[:count]
 
 
 @_njit
-def _random_room(state: np.ndarray, size: int, room_min: int, room_max: int) -> np.ndarray:
+def _random_room(
+    state: np.ndarray, size: int, room_min: int, room_max: int, room: np.ndarray
+) -> None:
     """Small, or longer in one direction: sides are odd, counted here in halves."""
     low, high, whole = (room_min - 1) // 2, (room_max - 1) // 2, (size - 1) // 2
     middle = (low + high) // 2
@@ -108,14 +98,15 @@ def _random_room(state: np.ndarray, size: int, room_min: int, room_max: int) -> 
     else:
         height += longer
     y, x = below(state, whole - height), below(state, whole - width)
-    return np.array([2 * y + 1, 2 * x + 1, 2 * height + 1, 2 * width + 1])
+    room[0], room[1], room[2], room[3] = 2 * y + 1, 2 * x + 1, 2 * height + 1, 2 * width + 1
 
 
 @_njit
-def _is_apart(room: np.ndarray, others: np.ndarray) -> bool:
-    y, x, height, width = room
-    for k in range(len(others)):
-        oy, ox, oh, ow = others[k]
+def _is_apart(rooms: np.ndarray, last: int) -> bool:
+    """Whether the last of the rooms overlaps none before it."""
+    y, x, height, width = rooms[last]
+    for k in range(last):
+        oy, ox, oh, ow = rooms[k]
         if y < oy + oh and oy < y + height and x < ox + ow and ox < x + width:
             return False
     return True
@@ -132,9 +123,7 @@ def _fill_with_corridors(state: np.ndarray, grid: np.ndarray, ids: np.ndarray, f
 
 
 @_njit
-def _dig(
-    state: np.ndarray, grid: np.ndarray, ids: np.ndarray, y: int, x: int, number: int
-) -> None:
+def _dig(state: np.ndarray, grid: np.ndarray, ids: np.ndarray, y: int, x: int, number: int) -> None:
     """A random tree of corridors over all free odd cells that can be reached from here."""
     size = len(grid)
     stack = [(y, x)]
@@ -159,10 +148,9 @@ def _dig(
 
 
 @_njit
-def _open_doors(state: np.ndarray, grid: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def _open_doors(state: np.ndarray, grid: np.ndarray, ids: np.ndarray, regions: int) -> np.ndarray:
     """One door between any two regions that share a wall: rows (y, x, dy, dx), into the later."""
     size = len(grid)
-    regions = ids.max() + 1
     seen = np.zeros((regions, regions), np.int64)
     chosen = np.zeros((regions, regions, 4), np.int64)
     for y in range(1, size, 2):
@@ -175,16 +163,18 @@ def _open_doors(state: np.ndarray, grid: np.ndarray, ids: np.ndarray) -> np.ndar
                     seen[one, two] += 1
                     # Each of them is kept with equal chance.
                     if below(state, seen[one, two]) == 0:
-                        chosen[one, two] = np.array([y + dy, x + dx, dy, dx])
-    doors = np.zeros((np.sum(seen > 0), 4), np.int64)
+                        chosen[one, two, 0], chosen[one, two, 1] = y + dy, x + dx
+                        chosen[one, two, 2], chosen[one, two, 3] = dy, dx
+    doors = np.zeros((grid.size, 4), np.int64)
     count = 0
     for one in range(regions):
         for two in range(regions):
             if seen[one, two] > 0:
-                doors[count] = chosen[one, two]
+                for part in range(4):
+                    doors[count, part] = chosen[one, two, part]
                 grid[doors[count, 0], doors[count, 1]] = DOOR
                 count += 1
-    return doors
+    return doors[:count]
 
 
 @_njit
@@ -274,21 +264,15 @@ def _at(grid: np.ndarray, y: int, x: int) -> int:
     return grid[y, x] if 0 <= y < size and 0 <= x < size else DOOR
 
 
-@_njit
-def _place_in_rooms(
-    state: np.ndarray, grid: np.ndarray, rooms: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _place_in_rooms(state: np.ndarray, rooms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One place to start and one for an object in each room, never the same cell: rows (x, y)."""
-    spawns = np.zeros((len(rooms), 2), np.int64)
-    objects = np.zeros((len(rooms), 2), np.int64)
-    for k in range(len(rooms)):
-        y, x, height, width = rooms[k]
-        one = below(state, height * width)
-        two = below(state, height * width - 1)
+    spawns, objects = [], []
+    for y, x, height, width in rooms.tolist():
+        one, two = below(state, height * width), below(state, height * width - 1)
         two += two >= one
-        spawns[k] = np.array([x + one % width, y + one // width])
-        objects[k] = np.array([x + two % width, y + two // width])
-    return spawns, objects
+        spawns.append((x + one % width, y + one // width))
+        objects.append((x + two % width, y + two // width))
+    return np.array(spawns), np.array(objects)
 
 
 def blocks(size: int) -> np.ndarray:

@@ -1,11 +1,11 @@
 """How the body moves: a ball that is driven and steered, with friction against floor and walls.
 
-Unusual: not a table of calibrated steps but the original's mechanics, reduced to what a ball can do:
-slide in three directions, turn, and roll about its side axis. A ball that pushes against a wall does
-not slide along it: friction holds it and turns it to face the wall, so an agent that bumps must turn
-away. Constants are the original's, and so are its soft contacts with elliptic friction cones, which
-let go of the floor for moments while the ball turns; they are solved contact by contact, at the
-original's 50 substeps an action. Units: metres, seconds, kilograms, radians.
+Unusual: not a table of calibrated steps but the original's mechanics, reduced to what a ball can
+do: slide in three directions, turn, and roll about its side axis. A ball that pushes against a wall
+does not slide along it: friction holds it and turns it to face the wall, so an agent that bumps
+must turn away. Constants are the original's, and so are its soft contacts with elliptic friction
+cones, which let go of the floor for moments while the ball turns; they are solved contact by
+contact, at the original's 50 substeps an action. Units: metres, seconds, kilograms, radians.
 
 Compiled functions call only those of their own file and use only its constants: Numba's cache
 notices changes of that file alone.
@@ -74,7 +74,9 @@ def move(
             for k in range(targets.shape[1]):
                 dx, dy = targets[n, k, 0] - bodies[n, X], targets[n, k, 1] - bodies[n, Y]
                 nearby |= dx * dx + dy * dy < NEARBY * NEARBY
-            act(bodies[n], walls[n], actions[n], contacts, forces[n], scratch, targets[n] if nearby else targets[n, :0], touched[n])
+            # Out of reach of them all, none is looked for.
+            near = targets[n] if nearby else targets[n, :0]
+            act(bodies[n], walls[n], actions[n], contacts, forces[n], scratch, near, touched[n])
 
 
 @_njit
@@ -133,9 +135,7 @@ def _substep(
 
 
 @_njit
-def _push(
-    forces: np.ndarray, c: int, contacts: np.ndarray, part: float, acc: np.ndarray
-) -> None:
+def _push(forces: np.ndarray, c: int, contacts: np.ndarray, part: float, acc: np.ndarray) -> None:
     """Add what the forces of a contact do, or with part -1 take it away."""
     fx, fy = acc[FX], acc[FY]
     normal, along = part * forces[c, NORMAL], part * forces[c, ALONG]
@@ -289,7 +289,11 @@ def _slipping(
     forces[c, SLOPE] = slope
     u1, u2, u3 = b1 / (1 + a1 * slope), b2 / (1 + a2 * slope), b3 / (1 + a3 * slope)
     forces[c, NORMAL] = slope * math.sqrt(u1 * u1 + u2 * u2 + u3 * u3)
-    forces[c, ALONG], forces[c, ACROSS], forces[c, TWIST] = -slope * u1, -slope * u2, -slope * u3 * TWIST_ARM
+    forces[c, ALONG], forces[c, ACROSS], forces[c, TWIST] = (
+        -slope * u1,
+        -slope * u2,
+        -slope * u3 * TWIST_ARM,
+    )
 
 
 @_njit
@@ -342,7 +346,7 @@ def _integrate(body: np.ndarray, acc: np.ndarray) -> None:
 def find_contacts(body: np.ndarray, walls: np.ndarray, contacts: np.ndarray) -> int:
     """Where the ball touches walls: their faces, or else a corner. `walls` has an outer border."""
     x, y = body[X], body[Y]
-    i, j = int(math.floor(x / CELL)) + 1, int(math.floor(y / CELL)) + 1
+    i, j = math.floor(x / CELL) + 1, math.floor(y / CELL) + 1
     u, v = x - (i - 1) * CELL, y - (j - 1) * CELL
     di = -1 if u < RADIUS else (1 if u > CELL - RADIUS else 0)
     dj = -1 if v < RADIUS else (1 if v > CELL - RADIUS else 0)

@@ -36,10 +36,10 @@ BORDER_SHADE = 0.7
 FAN = 4  # rays of the fan for each column
 
 # What each ray of the fan found, as rows of an array: 1/distance to the face is
-# ACROSS · right + AHEAD · ahead, and the place along the face SIDE + distance · (SIDE_ACROSS · right +
-# SIDE_AHEAD · ahead), in cells.
+# ACROSS · right + AHEAD · ahead, and the place along the face, in cells, is
+# SIDE + distance · (SIDE_ACROSS · right + SIDE_AHEAD · ahead).
 ACROSS, AHEAD, SIDE_ACROSS, SIDE_AHEAD, SIDE = range(5)
-# And as whole numbers: brightness in 256ths, where its texture begins, how many texels are in a row.
+# And as whole numbers: brightness in 256ths, where its texture begins, texels in a row of it.
 SHADE, START, WIDE = range(3)
 
 _njit = njit(cache=True, error_model="numpy", fastmath=True)
@@ -80,8 +80,8 @@ def lens(height: int, width: int) -> Lens:
     slopes = ((np.arange(rays) + 0.5) / rays * 2 - 1) * spread
     rise = up[:, None] / np.sqrt(ahead[:, None] ** 2 + right[None] ** 2 + up[:, None] ** 2)
     sky = _pack((0.5 + 0.445 * rise)[..., None] * SKY)
-    thin = (array.astype(np.float32) for array in (ahead, up, right))
-    return Lens(*thin, fan.ravel(), slopes, 2 * tangent / height, sky.ravel())
+    ahead, up, right = (array.astype(np.float32) for array in (ahead, up, right))
+    return Lens(ahead, up, right, fan.ravel(), slopes, 2 * tangent / height, sky.ravel())
 
 
 @cache
@@ -122,7 +122,17 @@ def draw(
 
 
 @_njit
-def _draw_all(poses, walls, paint, rooms, targets, asked, look, images, out):
+def _draw_all(
+    poses: np.ndarray,
+    walls: np.ndarray,
+    paint: np.ndarray,
+    rooms: np.ndarray,
+    targets: np.ndarray,
+    asked: np.ndarray,
+    look: Lens,
+    images: Paint,
+    out: np.ndarray,
+) -> None:
     rays, columns = len(look.slopes), out.shape[2]
     found, whole = np.empty((5, rays), np.float32), np.empty((3, rays), np.int32)
     near, line = np.empty(columns, np.float32), np.empty(columns, np.int32)
@@ -147,9 +157,20 @@ def border_width(height: int) -> int:
 
 
 @_njit
-def _cast_fan(x, y, fx, fy, walls, paint, look, images, found, whole):
+def _cast_fan(
+    x: float,
+    y: float,
+    fx: float,
+    fy: float,
+    walls: np.ndarray,
+    paint: np.ndarray,
+    look: Lens,
+    images: Paint,
+    found: np.ndarray,
+    whole: np.ndarray,
+) -> None:
     """Walk each ray from grid line to grid line until a wall, and note its plane."""
-    start_i, start_j = int(math.floor(x)) + 1, int(math.floor(y)) + 1
+    start_i, start_j = math.floor(x) + 1, math.floor(y) + 1
     for k in range(len(look.slopes)):
         slope = look.slopes[k]
         dx, dy = fx + slope * fy, fy - slope * fx
@@ -169,16 +190,33 @@ def _cast_fan(x, y, fx, fy, walls, paint, look, images, found, whole):
                 distance = next_j
                 next_j += per_j
                 j += step_j
-        slant, light = _note_face(k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, found)
+        slant, light = _note_face(
+            k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, found
+        )
         length = math.sqrt(dx * dx + dy * dy)
         level = _level(distance * look.pixel * length / max(slant, 0.25 * length))
-        whole[SHADE, k] = int(256 * (AMBIENT + DIFFUSE * max(light, 0.0) * math.cos(DOWNWARDS)) + 0.5)
+        whole[SHADE, k] = int(
+            256 * (AMBIENT + DIFFUSE * max(light, 0.0) * math.cos(DOWNWARDS)) + 0.5
+        )
         whole[START, k] = paint[j, i] * images.total + images.starts[level]
         whole[WIDE, k] = TEXELS >> level
 
 
 @_njit
-def _note_face(k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, found):
+def _note_face(
+    k: int,
+    x: float,
+    y: float,
+    fx: float,
+    fy: float,
+    distance: float,
+    sideways: bool,
+    step_i: int,
+    step_j: int,
+    dx: float,
+    dy: float,
+    found: np.ndarray,
+) -> tuple[float, float]:
     """How slanted the ray meets the face, and how much the face is turned to the camera.
 
     Sides run from left to right for who faces the wall.
@@ -198,7 +236,7 @@ def _note_face(k, x, y, fx, fy, distance, sideways, step_i, step_j, dx, dy, foun
 
 
 @_njit
-def _level(size):
+def _level(size: float) -> int:
     """Which size of a pattern suits pixels that cover so many metres of it."""
     level = 0
     texel = 1.4 * 1 / TEXELS
@@ -209,7 +247,7 @@ def _level(size):
 
 
 @_njit
-def _measure(row, look, found, near):
+def _measure(row: int, look: Lens, found: np.ndarray, near: np.ndarray) -> None:
     """1 / distance to the wall, for each pixel of a row."""
     ahead, first = look.ahead[row], row * len(near)
     for column in range(len(near)):
@@ -221,7 +259,21 @@ def _measure(row, look, found, near):
 
 
 @_njit
-def _draw_row(row, x, y, fx, fy, rooms, size, look, images, found, whole, near, line):
+def _draw_row(
+    row: int,
+    x: float,
+    y: float,
+    fx: float,
+    fy: float,
+    rooms: np.ndarray,
+    size: int,
+    look: Lens,
+    images: Paint,
+    found: np.ndarray,
+    whole: np.ndarray,
+    near: np.ndarray,
+    line: np.ndarray,
+) -> None:
     """A row as packed colours: a wall where it is nearer than the floor, and not below the sky."""
     up, ahead, first = look.up[row], look.ahead[row], row * len(near)
     sky_at, floor_at = np.float32(WALL_HEIGHT - EYE_HEIGHT), np.float32(-EYE_HEIGHT)
@@ -234,8 +286,10 @@ def _draw_row(row, x, y, fx, fy, rooms, size, look, images, found, whole, near, 
         elif up >= floor_at * near[column]:
             k = np.uint32(look.fan[first + column])
             far = one / near[column]
-            u = most + found[SIDE, k] + far * (
-                found[SIDE_ACROSS, k] * look.right[column] + found[SIDE_AHEAD, k] * ahead
+            u = (
+                most
+                + found[SIDE, k]
+                + far * (found[SIDE_ACROSS, k] * look.right[column] + found[SIDE_AHEAD, k] * ahead)
             )
             wide = whole[WIDE, k]
             s = np.int32((u - np.float32(np.int32(u))) * np.float32(wide))
@@ -245,14 +299,26 @@ def _draw_row(row, x, y, fx, fy, rooms, size, look, images, found, whole, near, 
 
 
 @_njit
-def _shaded(colour, shade):
+def _shaded(colour: int, shade: int) -> int:
     """A packed colour times so many 256ths; everything stays in 32 bits."""
     outer = np.int32(np.int32((colour & np.int32(0xFF00FF)) * shade) >> 8) & np.int32(0xFF00FF)
     return outer | np.int32(np.int32((colour & np.int32(0xFF00)) * shade) >> 8) & np.int32(0xFF00)
 
 
 @_njit
-def _draw_floor(row, x, y, fx, fy, rooms, size, look, images, near, line):
+def _draw_floor(
+    row: int,
+    x: float,
+    y: float,
+    fx: float,
+    fy: float,
+    rooms: np.ndarray,
+    size: int,
+    look: Lens,
+    images: Paint,
+    near: np.ndarray,
+    line: np.ndarray,
+) -> None:
     up, ahead, floor_at = look.up[row], look.ahead[row], np.float32(-EYE_HEIGHT)
     reach = EYE_HEIGHT / -up
     level = _level(reach * look.pixel * 2.5)
@@ -273,7 +339,7 @@ def _draw_floor(row, x, y, fx, fy, rooms, size, look, images, near, line):
 
 
 @_njit
-def _write_row(line, out):
+def _write_row(line: np.ndarray, out: np.ndarray) -> None:
     for column in range(len(line)):
         colour, byte = line[column], 3 * column
         out[byte] = colour & 255
@@ -282,14 +348,24 @@ def _write_row(line, out):
 
 
 @_njit
-def _draw_balls(x, y, fx, fy, targets, look, found, border, out):
+def _draw_balls(
+    x: float,
+    y: float,
+    fx: float,
+    fy: float,
+    targets: np.ndarray,
+    look: Lens,
+    found: np.ndarray,
+    border: int,
+    out: np.ndarray,
+) -> None:
     """From far to near, where no wall hides them."""
     count = len(targets)
     distances = np.empty(count)
     for k in range(count):
         distances[k] = math.hypot(targets[k, 0] - x, targets[k, 1] - y)
     for _ in range(count):
-        k = np.argmax(distances)
+        k = int(np.argmax(distances))
         if distances[k] < 0:
             break
         dx, dy = targets[k, 0] - x, targets[k, 1] - y
@@ -300,7 +376,16 @@ def _draw_balls(x, y, fx, fy, targets, look, found, border, out):
 
 
 @_njit
-def _draw_ball(ahead, right, distance, k, look, found, border, out):
+def _draw_ball(
+    ahead: float,
+    right: float,
+    distance: float,
+    k: int,
+    look: Lens,
+    found: np.ndarray,
+    border: int,
+    out: np.ndarray,
+) -> None:
     first, last = _columns(ahead, right, distance, look, border, len(look.right))
     if first > last or not _may_be_seen(first, last, distance, look, found):
         return
@@ -330,7 +415,9 @@ def _draw_ball(ahead, right, distance, k, look, found, border, out):
 
 
 @_njit
-def _columns(ahead, right, distance, look, border, width):
+def _columns(
+    ahead: float, right: float, distance: float, look: Lens, border: int, width: int
+) -> tuple[int, int]:
     """The first and the last column that a ball may be in."""
     first, last = border, width - 1 - border
     if distance <= BALL * 1.05:
@@ -341,7 +428,9 @@ def _columns(ahead, right, distance, look, border, width):
     low, high = middle - half, middle + half
     if low > -1.4:
         edge = math.tan(min(low, 1.4))
-        first = max(first, int((edge * (narrowest if edge > 0 else widest)) * scale + width / 2) - 1)
+        first = max(
+            first, int((edge * (narrowest if edge > 0 else widest)) * scale + width / 2) - 1
+        )
     if high < 1.4:
         edge = math.tan(max(high, -1.4))
         last = min(last, int((edge * (widest if edge > 0 else narrowest)) * scale + width / 2) + 1)
@@ -349,7 +438,7 @@ def _columns(ahead, right, distance, look, border, width):
 
 
 @_njit
-def _may_be_seen(first, last, distance, look, found):
+def _may_be_seen(first: int, last: int, distance: float, look: Lens, found: np.ndarray) -> bool:
     """Whether any wall in these columns is farther than the nearest point of a ball."""
     row = len(look.ahead) // 2
     for column in range(first, last + 1):
@@ -362,7 +451,7 @@ def _may_be_seen(first, last, distance, look, found):
 
 
 @_njit
-def _draw_border(asked, width, out):
+def _draw_border(asked: int, width: int, out: np.ndarray) -> None:
     height, across = out.shape[:2]
     for c in range(3):
         shade = np.uint8(COLOURS[asked, c] * BORDER_SHADE)

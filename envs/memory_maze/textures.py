@@ -4,10 +4,10 @@ Walls are panels with seams and traces, each colour the same pattern; floors are
 """
 
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-
 
 WALL_COLOURS = np.array(
     [
@@ -105,7 +105,7 @@ def _wall_pattern(texels: int) -> np.ndarray:
 def _draw_trace(
     picture: np.ndarray, x: np.ndarray, y: np.ndarray, corners: tuple[tuple[int, int], ...]
 ) -> None:
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(corners):
         u, v = (x - min(x0, x1) + 8) % 1000, (y - min(y0, y1) + 8) % 1000
         picture[(u < abs(x1 - x0) + 16) & (v < abs(y1 - y0) + 16)] = 0.38
     end_x, end_y = corners[-1]

@@ -105,7 +105,7 @@ class MemoryMazeVector(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         ]
 
     def _begin(self, where: np.ndarray) -> None:
-        for index in np.flatnonzero(where):
+        for index in np.flatnonzero(where).tolist():
             self._world.reset(index, draw_seed(self._generators[index]))
 
     def _info(self) -> dict[str, Any]:

@@ -36,7 +36,9 @@ SIZES = {
 class World:
     """`count` mazes of one size, each with its own random state; positions in metres."""
 
-    def __init__(self, size: str, count: int = 1, frame_size: int = 64, view: str = VIEWS[0]) -> None:
+    def __init__(
+        self, size: str, count: int = 1, frame_size: int = 64, view: str = VIEWS[0]
+    ) -> None:
         if size not in SIZES:
             raise ValueError(f"MemoryMaze size is {size!r}: choose from {', '.join(SIZES)}")
         if not 16 <= frame_size <= 1024:
@@ -86,7 +88,7 @@ class World:
         )
         self.steps += active
         found = self._touched[np.arange(self.count), self.asked]
-        for index in np.flatnonzero(found):
+        for index in np.flatnonzero(found).tolist():
             self._ask_for_another(index)
         return found.astype(np.float64)
 

@@ -110,7 +110,7 @@ def original(size: str, policy: Policy, episodes: int) -> list[float]:
     tasks = load_tasks()
     from dm_control.locomotion.props import target_sphere
 
-    target_sphere.TargetSphere._update_activation = _touch
+    setattr(target_sphere.TargetSphere, "_update_activation", _touch)  # noqa: B010
     scores = []
     for seed in range(1, episodes + 1):
         env = getattr(tasks, f"memory_maze_{size}")(seed=seed)
@@ -118,7 +118,9 @@ def original(size: str, policy: Policy, episodes: int) -> list[float]:
             env = env.env
         scores.append(_original_episode(env, _chooser(policy, seed)))
         env.close()
-        print(f"{size} {policy} seed {seed}: {scores[-1]:.0f}, mean {np.mean(scores):.2f}", flush=True)
+        print(
+            f"{size} {policy} seed {seed}: {scores[-1]:.0f}, mean {np.mean(scores):.2f}", flush=True
+        )
     return scores
 
 
@@ -157,7 +159,9 @@ def speed(size: str, seconds: float) -> dict[str, Any]:
     """Steps a second, drawn: 64 mazes in one call, and the original, taking turns."""
     start = machine.describe()
     env_id = f"clew/MemoryMaze-{size}-v0"
-    mazes = gym.make_vec(env_id, num_envs=MAZES, vectorization_mode="vector_entry_point", info=False)
+    mazes = gym.make_vec(
+        env_id, num_envs=MAZES, vectorization_mode="vector_entry_point", info=False
+    )
     theirs = MuJoCoMemoryMaze(size, info=False)
     rng = np.random.default_rng(0)
     mazes.reset(seed=0)
@@ -207,14 +211,14 @@ def picture(path: Path, columns: int = 8, times: int = 3) -> None:
         world, above, below = _same_world(theirs), [], []
         while len(above) < columns:
             for _ in range(12):
-                image, *_ = theirs.step(theirs.explore(rng))
+                theirs.step(theirs.explore(rng))
             _copy_pose(theirs, world)
-            above.append(image)
+            above.append(theirs._image())
             below.append(world.frames()[0])
         rows += [np.concatenate(above, 1), np.concatenate(below, 1)]
-    image = Image.fromarray(np.concatenate(rows))
+    sheet = Image.fromarray(np.concatenate(rows).repeat(times, axis=0).repeat(times, axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(path)
+    sheet.save(path)
     print(f"written to {path}")
 
 

@@ -28,7 +28,9 @@ def build(request):
 
 
 def test_every_task_of_ours_is_here():
-    assert {env_id for env_id, _ in TASKS.values()} == {i for i in gym.registry if "clew/" in i}
+    """Memory Maze has no success and no length to choose: test_memory_maze.py has its contract."""
+    ours = {i for i in gym.registry if "clew/" in i and "MemoryMaze" not in i}
+    assert {env_id for env_id, _ in TASKS.values()} == ours
 
 
 def test_keeps_the_gymnasium_contract(build):

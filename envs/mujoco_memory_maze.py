@@ -44,7 +44,7 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
     Never; truncated after 1000, 2000, 3000 or 4000 steps.
 
     ## Floor
-    {floor}
+    That of `MemoryMaze`, whose policies play here, too: `python -m runs.bench.maze original`.
 
     ## Arguments
     * `size`: "9x9" to "15x15"; set by the id.

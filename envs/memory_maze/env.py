@@ -45,7 +45,10 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
     object asked for. None of it is for an agent that is to remember.
 
     ## Floor
-    {floor}
+    A random policy earns 0.2 an episode, whatever the size, for it mostly pushes against walls;
+    `explore()` earns 1.4 to 2.1. `oracle()`, which knows everything and takes the shortest way,
+    earns 17, 30, 50, 67 and 78 on average. Better steering is possible: the best means published
+    are 34.8, 58.0, 74.5 and 87.7 from 9x9 on.
 
     ## Arguments
     * `size`: "7x7" to "15x15"; set by the id.

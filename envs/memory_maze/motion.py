@@ -31,7 +31,7 @@ SLIDE, TWIST_ARM = 1.0, 0.02  # friction: sliding, and turning on the spot (in m
 # Soft contacts: penetration and slip are pulled back with these rates.
 STIFFNESS, REPULSION = 1 / (0.95 * 0.02) ** 2, 2 / (0.95 * 0.02)
 SOFTEST, HARDEST, SOFT_DEPTH = 0.9, 0.95, 0.001
-SWEEPS = 3
+SWEEPS = 2
 TOUCH = 0.8  # from the ball's centre to that of an object on the floor
 NEARBY = TOUCH + 0.55  # nothing farther away can be touched during one action
 

@@ -1,7 +1,7 @@
 """How fast Memory Maze is, and how true to the original: `python -m runs.bench.maze PART`.
 
 `ours` and `original` play episodes by a policy and keep every score; `speed` times both in one run;
-`picture` draws both at the same poses. The original is played without drawing, and its test of
+`picture` draws both at the same poses; `layouts` compares ours with labmaze's. The original is played without drawing, and its test of
 touch is replaced by the same test without a Python loop over contacts: scores are the same, and
 come several times sooner. Everything is written into runs/results/memory-maze/.
 """
@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
+from envs.memory_maze.layout import generate
 from envs.memory_maze.motion import CELL, HEADING, TURN, X, Y
 from envs.memory_maze.oracle import Oracle, wander
 from envs.memory_maze.world import SIZES, World
@@ -28,7 +29,7 @@ MAZES = 64
 CONTROLS = np.array([(0, 0), (-1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1)], np.float64)
 
 Policy = Literal["oracle", "random", "explore"]
-Part = Literal["ours", "original", "speed", "picture"]
+Part = Literal["ours", "original", "speed", "picture", "layouts"]
 
 
 def main(
@@ -38,9 +39,14 @@ def main(
     episodes: int = 100,
     seconds: float = 20.0,
 ) -> None:
-    """Measure one part; `size`, `policy`, `episodes` are for scores, `seconds` for the speed."""
+    """Measure one part; `size`, `policy`, `episodes` are for scores, `seconds` for the speed.
+
+    `episodes` is also how many layouts are drawn of each kind.
+    """
     if part == "speed":
         _write("speed", speed(size, seconds))
+    elif part == "layouts":
+        _write("layouts", {size: layouts(size, episodes) for size in SIZES})
     elif part == "picture":
         picture(RESULTS / "side-by-side.png")
     else:
@@ -153,6 +159,48 @@ def _original_episode(env: Any, choose: Callable[..., int]) -> float:
         step = env.step(CONTROLS[action])
         score += step.reward
     return score
+
+
+def layouts(size: str, count: int) -> dict[str, Any]:
+    """What mazes of a size are like, on average, and how far single ones are from that."""
+    ours, theirs = zip(*(_two_layouts(size, seed) for seed in range(count)), strict=True)
+    report: dict[str, Any] = {"layouts": count}
+    for kind, found in (("ours", ours), ("labmaze", theirs)):
+        values = {name: [one[name] for one in found] for name in found[0]}
+        report[kind] = {n: [float(np.mean(v)), float(np.std(v))] for n, v in values.items()}
+    return report
+
+
+def _two_layouts(size: str, seed: int) -> tuple[dict[str, int], dict[str, int]]:
+    from labmaze import RandomMaze
+
+    rules = SIZES[size]
+    maze = RandomMaze(
+        height=rules.cells + 2,
+        width=rules.cells + 2,
+        max_rooms=rules.max_rooms,
+        room_min_size=3,
+        room_max_size=rules.room_max,
+        spawns_per_room=1,
+        objects_per_room=1,
+        simplify=True,
+        random_seed=seed + 1,
+    )
+    state = np.array([seed], np.uint64)
+    drawn = generate(state, rules.cells, rules.max_rooms, room_max=rules.room_max)
+    theirs = np.isin(maze.entity_layer, ["*"])
+    return _describe(drawn.walls > 0, len(drawn.spawns)), _describe(
+        theirs, len(np.unique(maze.variations_layer)) - 1
+    )
+
+
+def _describe(walls: np.ndarray, rooms: int) -> dict[str, int]:
+    free = (~walls).astype(int)
+    around = free[:-2, 1:-1] + free[2:, 1:-1] + free[1:-1, :-2] + free[1:-1, 2:]
+    around = around * free[1:-1, 1:-1]
+    names = {"dead_ends": 1, "corridor": 2, "junctions": 3, "crossings": 4}
+    counts = {name: int((around == ways).sum()) for name, ways in names.items()}
+    return {"rooms": rooms, "open": int(free.sum()), **counts}
 
 
 def speed(size: str, seconds: float) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """How fast Memory Maze is, and how true to the original: `python -m runs.bench.maze PART`.
 
 `ours` and `original` play episodes by a policy and keep every score; `speed` times both in one run;
-`picture` draws both at the same poses; `layouts` compares ours with labmaze's. The original is
+`picture` draws both at the same poses; `layouts` compares ours with labmaze's; `paired` plays ours
+in the very mazes of an earlier `original`, which takes the luck of the draw out. The original is
 played without drawing, and its test of touch is replaced by the same test without a Python loop
 over contacts: scores are the same, and come several times sooner. Everything is written into
 runs/results/memory-maze/.
 """
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,7 @@ MAZES = 64
 CONTROLS = np.array([(0, 0), (-1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1)], np.float64)
 
 Policy = Literal["oracle", "random", "explore"]
-Part = Literal["ours", "original", "speed", "picture", "layouts"]
+Part = Literal["ours", "original", "speed", "picture", "layouts", "paired"]
 
 
 def main(
@@ -48,6 +50,8 @@ def main(
         _write("speed", speed(size, seconds))
     elif part == "layouts":
         _write("layouts", {size: layouts(size, episodes) for size in SIZES})
+    elif part == "paired":
+        _write(f"paired-{policy}-{size}", paired(size, policy))
     elif part == "picture":
         picture(RESULTS / "side-by-side.png")
     else:
@@ -82,6 +86,11 @@ def ours(size: str, policy: Policy, episodes: int) -> list[float]:
     world = World(size, episodes)
     for index in range(episodes):
         world.reset(index, index)
+    return _play(world, policy)
+
+
+def _play(world: World, policy: Policy) -> list[float]:
+    episodes = world.count
     choose = [_chooser(policy, index) for index in range(episodes)]
     layouts, everywhere = 1 - world.walls[:, 1:-1, 1:-1], np.ones(episodes, np.bool_)
     scores = np.zeros(episodes)
@@ -129,6 +138,35 @@ def original(size: str, policy: Policy, episodes: int) -> list[float]:
             f"{size} {policy} seed {seed}: {scores[-1]:.0f}, mean {np.mean(scores):.2f}", flush=True
         )
     return scores
+
+
+def paired(size: str, policy: Policy, repeats: int = 8) -> dict[str, Any]:
+    """Scores of ours in the mazes of `original`'s scores, from the same starts; objects differ."""
+    theirs = json.loads((RESULTS / f"original-{policy}-{size}.json").read_text())["scores"]
+    means = []
+    for seed in range(1, len(theirs) + 1):
+        env = getattr(load_tasks(), f"memory_maze_{size}")(seed=seed, global_observables=True)
+        seen = env.reset().observation
+        env.close()
+        world = World(size, repeats)
+        for index in range(repeats):
+            world.reset(index, repeats * seed + index)
+            world.walls[index, 1:-1, 1:-1] = 1 - seen["maze_layout"]
+            world.targets[index] = seen["targets_pos"] * CELL
+            world.bodies[index, [X, Y]] = seen["agent_pos"] * CELL
+            world.bodies[index, HEADING] = np.arctan2(seen["agent_dir"][1], seen["agent_dir"][0])
+        means.append(float(np.mean(_play(world, policy))))
+    more = np.array(means) - theirs
+    return {
+        "size": size,
+        "policy": policy,
+        "mazes": len(theirs),
+        "original_mean": float(np.mean(theirs)),
+        "ours_mean": float(np.mean(means)),
+        "ours_more": float(more.mean()),
+        "standard_error": float(more.std(ddof=1) / np.sqrt(len(more))),
+        "scores": [list(pair) for pair in zip(theirs, means, strict=True)],
+    }
 
 
 def _touch(sphere: Any, physics: Any) -> None:

@@ -23,6 +23,7 @@ _OURS = {
     "clew/MemoryLength-v0": "envs.memory_length:MemoryLength",
     "clew/TMaze-v0": "envs.tmaze:TMaze",
 }
+_MAZES = ("7x7", "9x9", "11x11", "13x13", "15x15")
 
 
 def register_envs() -> None:
@@ -30,6 +31,26 @@ def register_envs() -> None:
     for env_id, entry_point in _OURS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=entry_point)
+    for size in _MAZES:
+        _register_maze(size)
+
+
+def _register_maze(size: str) -> None:
+    """Our Memory Maze, alone and as a vector, and the original, which has no 7x7."""
+    env_id, original = f"clew/MemoryMaze-{size}-v0", f"clew/MuJoCoMemoryMaze-{size}-v0"
+    if env_id not in gym.registry:
+        gym.register(
+            env_id,
+            entry_point="envs.memory_maze.env:MemoryMaze",
+            vector_entry_point="envs.memory_maze.vector:MemoryMazeVector",
+            kwargs={"size": size},
+        )
+    if original not in gym.registry and size != "7x7":
+        gym.register(
+            original,
+            entry_point="envs.mujoco_memory_maze:MuJoCoMemoryMaze",
+            kwargs={"size": size},
+        )
 
 
 def make(

@@ -1,0 +1,1 @@
+"""Memory Maze: layouts, mechanics, a raycaster, and the environments made of them."""

@@ -53,8 +53,6 @@ def evaluate_run(
                 f"{run} learned the world model alone (model_only): there is no policy to evaluate."
                 " Measure the model with clew bench memory or clew bench dream."
             )
-    if config.threads:
-        torch.set_num_threads(config.threads)
     report = evaluate_agent(agent, config, episodes, seed, max_steps)
     folder.write_json(run / "evaluation" / "evaluation.json", report)
     return report
@@ -63,10 +61,14 @@ def evaluate_run(
 def load_run(run: Path, device: str) -> tuple[Agent, Config]:
     """A run's newest agent, and its settings; torch's random state is left as it was.
 
+    torch gets as many threads as the run had.
+
     Raises:
         ValueError: where the folder is not a run, or its newest checkpoint is missing or damaged.
     """
     config, _ = folder.read_config(run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     newest = folder.newest_checkpoint(run)
     with torch.random.fork_rng([]):  # making an agent draws weights, even if they are then loaded
         agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)

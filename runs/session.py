@@ -163,8 +163,19 @@ def _notices(trainer: Trainer) -> list[str]:
     return [f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts]
 
 
+def _nothing_learned(config: Config) -> str:
+    frames = config.replay.batch * config.context.length(0, config.replay.context)
+    return (
+        f"NOTHING WAS LEARNED: the first update takes {frames:,} frames (--replay.batch x "
+        f"--replay.context), and {config.steps:,} steps (--steps), {config.prefill:,} of them "
+        f"before learning (--prefill), at a --replay-ratio of {config.replay_ratio:g} give fewer."
+    )
+
+
 def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None) -> None:
     """What the agent learned, where the run lies, and what to try next."""
+    if not trainer.learner.updates:
+        console.print(_nothing_learned(trainer.config), soft_wrap=True, markup=False)
     run = shlex.quote(str(trainer.folder))
     if report:
         show(report, console)

@@ -63,7 +63,10 @@ def measure_run(
 
 
 def _marks(report: dict[str, Any], env_kwargs: dict[str, Any]) -> list[str]:
-    """What tells a report from others: its length, other changes to the task, ways left out."""
+    """What tells a report from others: its length, other changes to the task, ways left out.
+
+    Not how many crossings: more of them are the better report.
+    """
     length = report["length"]
     changes = [f"{k}={v}" for k, v in sorted(env_kwargs.items()) if v != length]
     ways = list(report["memory"])
@@ -106,11 +109,9 @@ def measure(
     task, walks = _walk(config, crossings, seed)
     report: dict[str, Any] = {"env": config.env, "crossings": crossings, "seed": seed}
     report |= {"env_kwargs": config.env_kwargs, "length": task.length}
-    with torch.random.fork_rng([]), torch.no_grad():
-        torch.manual_seed(seed)
-        for name, forget in (("memory", False), ("memory_off", True)):
-            probe = _Probe(agent, task, walks, forget)
-            report[name] = {way: getattr(probe, way)() for way in ways}
+    for name, forget in (("memory", False), ("memory_off", True)):
+        probe = _Probe(agent, task, walks, forget)
+        report[name] = {way: probe.cross(way, seed) for way in ways}
     return report
 
 
@@ -144,6 +145,13 @@ class _Probe:
         self.walks, self.rows = walks, len(walks.answer)
         self.name = self.model.codec.names[0]
         self.forward = self._encode(torch.full((self.rows,), FORWARD))
+
+    @torch.no_grad()
+    def cross(self, way: str, seed: int) -> dict[str, Any]:
+        """One of WAYS; the same numbers whichever others are asked for."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return getattr(self, way)()
 
     def seen(self) -> dict[str, Any]:
         """All frames are real; only what the answer earns is imagined."""

@@ -330,6 +330,19 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert main(["train", "--resume", str(run)]) == 0
 
 
+def test_a_run_without_an_update_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Fails where chance is shown as what was learned, or what was learned is called nothing."""
+    asked = ["--prefill", "40", "--evaluation-episodes", "0", "--threads", "1"]
+    for steps, told in (("60", True), ("120", False)):
+        run = ["--steps", steps, "--out", str(tmp_path), "--name", steps]
+        assert main(["train", "debug", *asked, *run]) == 0
+        assert (
+            "NOTHING WAS LEARNED: the first update takes 256 frames" in capsys.readouterr().out
+        ) == told
+
+
 def test_a_crash_is_told_without_a_traceback(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

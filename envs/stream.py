@@ -55,7 +55,7 @@ class Stream:
         self._pending_reset = True
 
     def _begin(self, observation: Any) -> None:
-        self._observation, self._reward = observation, 0.0
+        self._observation, self._reward, self._info = observation, 0.0, {}
         self._actions: list[Any] = []
         self._return = 0.0
         self._is_terminal = self._pending_reset = False
@@ -64,34 +64,35 @@ class Stream:
         """Begin the next episode."""
         self._episode += 1
         own_seed = episode_seed(self._seed, self._index, self._episode)
-        observation, _ = self.env.reset(seed=own_seed)
+        observation, info = self.env.reset(seed=own_seed)
         self._begin(observation)
-        return self._moment({})
+        self._info = info
+        return self._moment()
 
     def step(self, action: Any) -> Moment:
         """One record further."""
         if self._pending_reset:
             return self.reset()
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, self._info = self.env.step(action)
         self._actions.append(action)
         self._observation, self._reward = observation, float(reward)
         self._return += self._reward
         self._is_terminal, self._pending_reset = bool(terminated), bool(terminated or truncated)
-        return self._moment(info)
+        return self._moment()
 
-    def _moment(self, info: Mapping[str, Any]) -> Moment:
+    def _moment(self) -> Moment:
         return Moment(
             self._observation,
             self._reward,
             is_first=not self._actions,
             is_terminal=self._is_terminal,
             is_last=self._pending_reset,
-            episode=self._summary(info) if self._pending_reset else None,
+            episode=self._summary() if self._pending_reset else None,
             number=self._episode,
         )
 
-    def _summary(self, info: Mapping[str, Any]) -> Episode:
-        success = bool(info["is_success"]) if "is_success" in info else None
+    def _summary(self) -> Episode:
+        success = bool(self._info["is_success"]) if "is_success" in self._info else None
         return Episode(self._index, len(self._actions), self._return, success)
 
     def explore(self) -> Any:
@@ -103,6 +104,22 @@ class Stream:
             return bare.explore(rng)  # pyright: ignore[reportAttributeAccessIssue]
         self.env.action_space.seed(int(rng.integers(2**31)))
         return self.env.action_space.sample()
+
+    def has_oracle(self) -> bool:
+        """Whether the environment can say what one that knows everything would do."""
+        return hasattr(self.env.unwrapped, "oracle")
+
+    def oracle(self) -> Any:
+        """What the environment's own oracle would do now."""
+        return self.env.unwrapped.oracle()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def info(self) -> dict[str, Any]:
+        """What the environment said beside its last record."""
+        return dict(self._info)
+
+    def render(self) -> Any:
+        """The environment's picture of itself."""
+        return self.env.render()
 
     def name(self) -> str:
         """The env's id where it has one."""
@@ -158,6 +175,7 @@ def plain(observation: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
+    """Whether two observations in the form of `plain` are equal, up to rounding."""
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):

@@ -102,6 +102,25 @@ class EnvStreams:
         actions = self._answers("explore", [()] * self.num_envs, self._sample)
         return np.array(actions, dtype=self.action_space.dtype)
 
+    def has_oracle(self) -> bool:
+        """Whether the environments have an oracle."""
+        return all(self._all("has_oracle"))
+
+    def oracle(self) -> np.ndarray:
+        """Actions of each environment's own oracle."""
+        self._require_started()
+        actions = self._answers("oracle", [()] * self.num_envs, self._sample)
+        return np.array(actions, dtype=self.action_space.dtype)
+
+    def render(self) -> list[Any]:
+        """Each environment's picture of itself, as its render_mode has it."""
+        return self._all("render")
+
+    def infos(self) -> list[dict[str, Any]]:
+        """What each environment said beside its newest record; nothing where it failed since."""
+        self._require_started()
+        return self._answers("info", [()] * self.num_envs, lambda index: {})
+
     def state(self) -> dict[str, Any]:
         """Where every stream is, as plain numbers, strings and arrays; see `restore`."""
         self._require_started()

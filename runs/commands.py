@@ -18,7 +18,10 @@ from runs import doctor as doctor_module
 from runs import folder, session
 from runs.bench import context, dream, memory
 from runs.config import Config
-from runs.evaluate import EPISODES, MAX_STEPS, evaluate_run, show
+from runs.evaluation.evaluate import evaluate as evaluate_subject
+from runs.evaluation.subject import check_suites, load_subject
+from runs.evaluation.suite import Budget
+from runs.evaluation.suites import find_suites
 from runs.recipes import RECIPES, find_recipe
 from worldmodel.pattern import PATTERNS
 
@@ -42,18 +45,26 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Play new episodes with a run's newest agent, with memory and with memory off."""
+    """Measure a run's newest agent in new episodes, by suites, and write a report."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of the run."""
-    episodes: int = EPISODES
-    """Episodes with memory, and as many without."""
-    seed: int = 0
+    suite: tuple[str, ...] = ("return",)
+    """What to measure; `all` is whatever can be measured in this run."""
+    env: str = ""
+    """Another environment than the run's own, with the same observations and actions."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Changes to the environment, as name=value, such as a longer corridor than in training."""
+    episodes: int = Budget.episodes
+    """Episodes of every player."""
+    seed: int = Budget.seed
     """Which episodes; never those of training."""
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto."""
-    max_steps: int = MAX_STEPS
+    max_steps: int = Budget.max_steps
     """Episodes are cut after so many steps, should the environment never end them."""
+    json: bool = False
+    """Print the reports as JSON; everything else goes to stderr."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "max_steps"):
@@ -191,9 +202,15 @@ def train(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """`clew evaluate`."""
     asked = _parse(EvaluateArguments, "evaluate", arguments)
-    report = evaluate_run(asked.run, asked.episodes, asked.seed, asked.device, asked.max_steps)
-    show(report)
-    Console().print(f"Written to {asked.run / 'evaluation' / 'evaluation.json'}", soft_wrap=True)
+    console = Console(stderr=asked.json)
+    budget = Budget(asked.episodes, asked.seed, asked.max_steps)
+    with folder.refusing():
+        subject = load_subject(asked.run, asked.env, asked.env_kwargs, asked.device)
+        suites = find_suites(asked.suite, subject)
+        check_suites(subject, suites)
+    _, reports = evaluate_subject(subject, suites, budget, console)
+    if asked.json:
+        print(json.dumps(reports, indent=1))
     return 0
 
 

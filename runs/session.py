@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,7 +22,9 @@ from rich.console import Console
 from envs.loading import absolute, is_file
 from runs import folder
 from runs.config import Config
-from runs.evaluate import evaluate_agent, show
+from runs.evaluation import returns
+from runs.evaluation.evaluate import evaluate
+from runs.evaluation.suite import Budget, Subject
 from runs.progress import Progress
 from runs.train import Trainer
 from worldmodel.spaces import text_leaves
@@ -77,24 +78,24 @@ def _train(trainer: Trainer, recipe: str | None) -> int:
     if trainer.env_steps < config.steps:
         console.print(f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True)
         return INTERRUPTED
-    _conclude(console, trainer, _evaluate(console, trainer))
+    _evaluate(console, trainer)
+    _conclude(console, trainer)
     return 0
 
 
-def _evaluate(console: Console, trainer: Trainer) -> dict[str, Any] | None:
+def _evaluate(console: Console, trainer: Trainer) -> None:
     """Evaluate the trained agent, as many episodes as the config asks for."""
-    episodes = trainer.config.evaluation_episodes
-    if not episodes or trainer.config.model_only:
-        return None
-    console.print(f"Evaluating {episodes} new episodes, with memory and with memory off.")
+    config = trainer.config
+    if not config.evaluation_episodes or config.model_only:
+        return
+    console.print(f"Evaluating {config.evaluation_episodes} new episodes.")
+    subject = Subject(trainer.folder, trainer.agent, config)
     try:
-        report = evaluate_agent(trainer.agent, trainer.config, episodes, seed=0)
+        evaluate(subject, [returns.SUITE], Budget(config.evaluation_episodes), console)
     except KeyboardInterrupt:
         command = f"{program('clew')} evaluate {shlex.quote(str(trainer.folder))}"
         console.print(f"Training is saved. Evaluate it with: {command}", soft_wrap=True)
         raise
-    folder.write_json(trainer.folder / "evaluation" / "evaluation.json", report)
-    return report
 
 
 @contextmanager
@@ -172,14 +173,11 @@ def _nothing_learned(config: Config) -> str:
     )
 
 
-def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None) -> None:
-    """What the agent learned, where the run lies, and what to try next."""
+def _conclude(console: Console, trainer: Trainer) -> None:
+    """Where the run lies, and what to try next."""
     if not trainer.learner.updates:
         console.print(_nothing_learned(trainer.config), soft_wrap=True, markup=False)
     run = shlex.quote(str(trainer.folder))
-    if report:
-        show(report, console)
-        console.print(verdict(report), soft_wrap=True)
     model_only = trainer.config.model_only
     measure = f"evaluate {run} --episodes 500 --seed 1"
     if model_only:
@@ -193,22 +191,6 @@ def _conclude(console: Console, trainer: Trainer, report: dict[str, Any] | None)
         f"  {program('clew')} train --resume {run} --steps {2 * trainer.config.steps}",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)
-
-
-def verdict(report: dict[str, Any]) -> str:
-    """In a sentence: how well the agent does, and whether it does it by remembering."""
-    off = report["memory_off"]
-    if report["success"]:
-        on_value, off_value = report["success"]["rate"], off["success"]["rate"]
-        does = f"succeeds in {on_value:.1%} of new episodes, with memory off in {off_value:.1%}"
-        on, without = report["success"]["ci95"], off["success"]["ci95"]
-    else:
-        on_value, off_value = report["return"]["mean"], off["return"]["mean"]
-        does = f"reaches a mean return of {on_value:.4g}, with memory off {off_value:.4g}"
-        on, without = report["return"]["ci95"], off["return"]["ci95"]
-    remembers = bool(on and without and on[0] > without[1])
-    means = "it acts by what it remembers" if remembers else "memory makes no clear difference"
-    return f"The agent {does}: {means}."
 
 
 def _resume_command(trainer: Trainer) -> str:

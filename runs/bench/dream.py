@@ -19,7 +19,8 @@ from torch import Tensor
 from agent.agent import Agent
 from runs import folder
 from runs.config import Config
-from runs.evaluate import evaluation_seed, load_run
+from runs.evaluation.play import evaluation_seed
+from runs.evaluation.subject import load_run
 from runs.train import make_streams
 from worldmodel.codec import ImageCodec
 from worldmodel.dream import dream, frame_quality

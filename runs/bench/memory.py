@@ -27,7 +27,9 @@ from envs.corridor import FORWARD, Corridor
 from envs.registry import make
 from runs import folder
 from runs.config import Config
-from runs.evaluate import evaluation_seed, load_run, mean_ci, rate_ci
+from runs.evaluation.play import evaluation_seed
+from runs.evaluation.statistics import mean_ci, rate_ci
+from runs.evaluation.subject import load_run
 from worldmodel.types import Carry, tree_where
 
 LONGEST = 3  # a dream that has not reached its end after so many times the true length is wrong

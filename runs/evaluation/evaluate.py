@@ -1,0 +1,83 @@
+"""Measure a run by suites: check first, then play, then write and show."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from runs import folder
+from runs.evaluation.report import Page, new_folder
+from runs.evaluation.subject import check_suites, steps_of
+from runs.evaluation.suite import Budget, Report, Subject, Suite, Tell
+
+
+def evaluate(
+    subject: Subject, suites: Sequence[Suite], budget: Budget, console: Console
+) -> tuple[Path, dict[str, Report]]:
+    """Measure, write and show; the new folder, and the reports by suite.
+
+    Raises:
+        ValueError: before anything is played, where a suite cannot measure this subject.
+    """
+    check_suites(subject, suites)
+    path = new_folder(subject.run)
+    about, reports = describe(subject, budget), {}
+    page = Page(path, f"Evaluation of {subject.run.name}", about)
+    for suite in suites:
+        with progress(console) as tell:
+            report = about | {"suite": suite.name} | suite.measure(subject, budget, tell)
+        page.add(suite, report, suite.clips(subject, budget))
+        show(suite, report, console)
+        reports[suite.name] = report
+    console.print(f"Written to {path / 'report.html'}", soft_wrap=True)
+    return path, reports
+
+
+def describe(subject: Subject, budget: Budget) -> Report:
+    """What every report begins with."""
+    config = subject.config
+    return {
+        "run": subject.run.name,
+        "steps": steps_of(folder.newest_checkpoint(subject.run)),
+        "env": config.env,
+        "env_kwargs": config.env_kwargs,
+        "episodes": budget.episodes,
+        "seed": budget.seed,
+    }
+
+
+def show(suite: Suite, report: Report, console: Console) -> None:
+    """Print a report as tables."""
+    for sheet in suite.sheets(report):
+        title = f"{sheet.title}: {report['env']}, seed {report['seed']}"
+        table = Table(*sheet.columns, title=title, title_justify="left")
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(table)
+        if sheet.note:
+            console.print(sheet.note, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Tell]:
+    """Shows how far a measurement is: a bar on a terminal, nothing elsewhere."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield tell

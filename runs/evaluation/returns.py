@@ -1,0 +1,130 @@
+"""The suite `return`: what the agent earns, between its floor and its ceiling.
+
+The same new episodes are played greedily, by sampled actions, greedily with memory off, by random
+actions, and by the environment's oracle where it has one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from envs import Episode
+from runs.evaluation.clips import film
+from runs.evaluation.play import (
+    AgentPlayer,
+    OraclePlayer,
+    Player,
+    RandomPlayer,
+    always,
+    new_streams,
+    play_new,
+)
+from runs.evaluation.statistics import mean_ci, rate_ci, written
+from runs.evaluation.suite import Budget, Clip, Report, Sheet, Subject, Suite, Tell, needs_policy
+
+NAMES = {
+    "greedy": "greedy",
+    "sampled": "sampled",
+    "memory_off": "memory off, greedy",
+    "random": "random",
+    "oracle": "oracle",
+}
+
+
+def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
+    """Return, success and length of every player."""
+    found = {
+        name: summary(play_new(player, subject.config, *_of(budget), tell, NAMES[name]))
+        for name, player in players(subject, budget).items()
+    }
+    return {"players": found}
+
+
+def _of(budget: Budget) -> tuple[int, int, int]:
+    return budget.episodes, budget.seed, budget.max_steps
+
+
+def players(subject: Subject, budget: Budget) -> dict[str, Player]:
+    """Whoever plays, by the names in the report."""
+    agent = subject.agent
+    found: dict[str, Player] = {
+        "greedy": AgentPlayer(agent),
+        "sampled": AgentPlayer(agent, deterministic=False),
+        "memory_off": AgentPlayer(agent, forget=always),
+        "random": RandomPlayer(budget.seed),
+    }
+    with new_streams(subject.config, 1, budget.seed) as streams:
+        if streams.has_oracle():
+            found["oracle"] = OraclePlayer()
+    return found
+
+
+def summary(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Means and rates over episodes; success is None where no environment reports it."""
+    successes = [bool(e.success) for e in episodes]
+    reported = any(e.success is not None for e in episodes)
+    return {
+        "return": mean_ci([e.return_ for e in episodes]),
+        "success": rate_ci(successes) if reported else None,
+        "length": mean_ci([e.length for e in episodes]),
+    }
+
+
+def sheets(report: Report) -> list[Sheet]:
+    """One table, a player a row."""
+    keys = ("return", "success", "length")
+    rows = [
+        (NAMES[name], *(written(found[key]) for key in keys))
+        for name, found in report["players"].items()
+    ]
+    return [Sheet("What it earns", ("", *keys), rows, verdict(report))]
+
+
+def verdict(report: Report) -> str:
+    """In a sentence: how well the agent does, and whether it does it by remembering."""
+    on, off = report["players"]["greedy"], report["players"]["memory_off"]
+    key, does = ("success", "succeeds in {} of new episodes, with memory off in {}")
+    if not on["success"]:
+        key, does = ("return", "reaches a mean return of {}, with memory off {}")
+    with_memory, without = on[key]["ci95"], off[key]["ci95"]
+    remembers = bool(with_memory and without and with_memory[0] > without[1])
+    means = "it acts by what it remembers" if remembers else "memory makes no clear difference"
+    return f"The agent {does.format(*map(_value, (on[key], off[key])))}: {means}."
+
+
+def _value(measure: dict[str, Any]) -> str:
+    return written({**measure, "ci95": None}, "{:.4g}")
+
+
+def figures(report: Report) -> dict[str, Figure]:
+    """Every player's return, or success where it is reported."""
+    found = report["players"]
+    key = "success" if found["greedy"]["success"] else "return"
+    figure = Figure(figsize=(6, 0.5 * len(found) + 1), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, part) in enumerate(reversed(found.items())):
+        value = part[key].get("rate", part[key].get("mean"))
+        low, high = part[key]["ci95"] or (value, value)
+        axes.barh(place, value, color="0.7" if name in ("random", "oracle") else "C0")
+        axes.plot([low, high], [place, place], color="black")
+    axes.set_yticks(range(len(found)), [NAMES[name] for name in reversed(found)])
+    axes.set_xlabel(key)
+    return {key: figure}
+
+
+def clips(subject: Subject, budget: Budget) -> dict[str, Clip]:
+    """The first episode, greedily."""
+    clip = film(AgentPlayer(subject.agent), subject.config, budget.seed)
+    return {"greedy": clip} if clip else {}
+
+
+SUITE = Suite(
+    name="return",
+    about="What the agent earns in new episodes, between its floor and its ceiling.",
+    missing=needs_policy,
+    measure=measure,
+    sheets=sheets,
+    figures=figures,
+    clips=clips,
+)

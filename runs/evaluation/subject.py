@@ -1,0 +1,93 @@
+"""From a run's folder to what can be measured; what cannot be is refused before any play."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent.agent import Agent
+from runs import folder
+from runs.config import Config
+from runs.device import pick_device, pick_scan
+from runs.evaluation.play import new_streams
+from runs.evaluation.suite import Subject, Suite
+from worldmodel.layers import use_scan
+
+logger = logging.getLogger(__name__)
+
+
+def load_subject(
+    run: Path, env: str = "", env_kwargs: dict[str, Any] | None = None, device: str = "auto"
+) -> Subject:
+    """A run's newest agent, in its own environment or another one that looks the same.
+
+    `env_kwargs` are changes to the run's own, or all there are where `env` is another one.
+
+    Raises:
+        ValueError: where the folder is not a run, its newest checkpoint is missing or damaged, or
+            the environment is not there or has other spaces.
+    """
+    agent, config = load_run(run, device)
+    kept = {} if env and env != config.env else config.env_kwargs
+    config = replace(config, env=env or config.env, env_kwargs=kept | (env_kwargs or {}))
+    subject = Subject(run, agent, config)
+    _check_spaces(subject)
+    return subject
+
+
+def load_run(run: Path, device: str) -> tuple[Agent, Config]:
+    """A run's newest agent, and its settings; torch's random state is left as it was.
+
+    torch gets as many threads as the run had.
+
+    Raises:
+        ValueError: where the folder is not a run, or its newest checkpoint is missing or damaged.
+    """
+    config, _ = folder.read_config(run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    newest = folder.newest_checkpoint(run)
+    with torch.random.fork_rng([]):  # making an agent draws weights, even if they are then loaded
+        agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)
+    use_scan(agent, pick_scan(config.scan, agent.device))
+    if steps_of(newest) < config.steps:
+        logger.warning(
+            "%s is not finished: measured is its newest checkpoint, %s of %s steps",
+            run,
+            f"{steps_of(newest):,}",
+            f"{config.steps:,}",
+        )
+    return agent, config
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Environment steps that a checkpoint had learned from."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _check_spaces(subject: Subject) -> None:
+    agent, config = subject.agent, subject.config
+    with new_streams(config, 1, seed=0) as streams:
+        found = {"observation": streams.observation_space, "action": streams.action_space}
+    for kind, space in found.items():
+        known = getattr(agent, f"{kind}_space")
+        if space != known:
+            raise ValueError(
+                f"{config.env} has the {kind} space {space}, the agent of {subject.run} learned in "
+                f"{known}: it can only be measured where it looks the same."
+            )
+
+
+def check_suites(subject: Subject, suites: Sequence[Suite]) -> None:
+    """Refuse, before anything is played, what cannot be measured.
+
+    Raises:
+        ValueError: names every suite that cannot be, and why.
+    """
+    missing = {suite.name: suite.missing(subject) for suite in suites}
+    reasons = [f"suite {name} cannot be measured: {why}." for name, why in missing.items() if why]
+    if reasons:
+        raise ValueError(f"{subject.run}: {' '.join(reasons)}")

@@ -1,0 +1,25 @@
+"""All suites, by name."""
+
+import difflib
+from collections.abc import Sequence
+
+from runs.evaluation import returns
+from runs.evaluation.suite import Subject, Suite
+
+SUITES = {suite.name: suite for suite in (returns.SUITE,)}
+ALL = "all"
+
+
+def find_suites(names: Sequence[str], subject: Subject) -> list[Suite]:
+    """The suites of these names; of `all`, those that can measure the subject.
+
+    Raises:
+        ValueError: where there is none of a name; names the nearest ones.
+    """
+    if ALL in names:
+        return [suite for suite in SUITES.values() if not suite.missing(subject)]
+    for name in names:
+        if name not in SUITES:
+            near = difflib.get_close_matches(name, SUITES, cutoff=0.4) or list(SUITES)
+            raise ValueError(f"There is no suite {name!r}. Nearest: {', '.join(near)}, or {ALL}.")
+    return [SUITES[name] for name in dict.fromkeys(names)]

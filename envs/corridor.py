@@ -35,6 +35,8 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
+    delay = "length"
+    """The argument that says for how many steps something must be kept."""
     actions: int
     answers: tuple[int, int]
     answer_names: tuple[str, str]

@@ -59,6 +59,7 @@ class Hallway(Corridor):
     are vectors, not pictures.
     """
 
+    delay = "width"
     actions = 3
     answers = (LEFT, RIGHT)
     answer_names = ("left", "right")

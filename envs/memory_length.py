@@ -50,6 +50,9 @@ class MemoryLength(gym.Env[np.ndarray, np.int64]):
     steps.
     """
 
+    delay = "length"
+    """The argument that says for how many steps something must be kept."""
+
     def __init__(self, length: int = 100, bits: int = 1) -> None:
         if length < 1:
             raise ValueError(f"MemoryLength length is {length}: give it at least 1 step to wait")

@@ -21,10 +21,9 @@ Train agents that find their way by remembering.
   clew train RECIPE             train by a recipe; any setting can follow, such as --seed 1
   clew train --env ID           train in any environment (an id, module:Id, or file.py:Class)
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
-  clew evaluate RUN             play new episodes, with memory and with memory off
+  clew evaluate RUN             what it earns, and how far back it remembers (--suite)
   clew bench context            what a long context costs here, all backbones side by side
   clew bench dream RUN          how good the pictures of its dreams are
-  clew bench memory RUN         how well a run's world model remembers while it dreams
   clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes
   clew doctor                   what this machine offers

@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from runs import check_env as check_env_module
 from runs import doctor as doctor_module
 from runs import folder, session
-from runs.bench import context, dream, memory
+from runs.bench import context, dream
 from runs.config import Config
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.subject import check_suites, load_subject
@@ -94,30 +94,6 @@ class BenchContextArguments:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError(f"threads = {self.threads} must not be negative.")
-
-
-@dataclass(frozen=True)
-class BenchMemoryArguments:
-    """Measure whether a run's world model still knows the cue at the end of a dreamed corridor."""
-
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Folder of the run, trained on clew/TMaze-v0 or clew/Hallway-v0."""
-    crossings: int = 1000
-    """Corridors to cross."""
-    seed: int = 0
-    """Which episodes; never those of training."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Changes to the task, as name=value, such as a longer corridor than that of training."""
-    ways: tuple[str, ...] = tuple(memory.WAYS)
-    """seen (all frames real), led (dreamed, the real end shown) and free (all dreamed)."""
-    json: bool = False
-    """Print the results as JSON."""
-
-    def __post_init__(self) -> None:
-        if self.crossings < 1:
-            raise ValueError(f"crossings = {self.crossings} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
 
 
 @dataclass(frozen=True)
@@ -259,20 +235,6 @@ def bench_context(arguments: list[str]) -> int:
     return 0
 
 
-def bench_memory(arguments: list[str]) -> int:
-    """`clew bench memory`."""
-    asked = _parse(BenchMemoryArguments, "bench memory", arguments)
-    report = memory.measure_run(
-        asked.run, asked.crossings, asked.seed, asked.env_kwargs, asked.ways
-    )
-    console = Console(stderr=asked.json)
-    memory.show(report, console)
-    console.print(f"Written to {report['written']}", soft_wrap=True)
-    if asked.json:
-        print(json.dumps(report, indent=1))
-    return 0
-
-
 def bench_dream(arguments: list[str]) -> int:
     """`clew bench dream`."""
     asked = _parse(BenchDreamArguments, "bench dream", arguments)
@@ -288,7 +250,6 @@ def bench_dream(arguments: list[str]) -> int:
 BENCHES: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "context": (bench_context, "what a long context costs: speed, memory, all backbones"),
     "dream": (bench_dream, "how good the pictures of a run's dreams are"),
-    "memory": (bench_memory, "how well a run's model remembers while it dreams"),
 }
 
 

@@ -3,10 +3,12 @@
 import difflib
 from collections.abc import Sequence
 
-from runs.evaluation import returns
+from runs.evaluation import ablate, dreamed, horizon, returns
 from runs.evaluation.suite import Subject, Suite
 
-SUITES = {suite.name: suite for suite in (returns.SUITE,)}
+SUITES = {
+    suite.name: suite for suite in (returns.SUITE, horizon.SUITE, ablate.SUITE, dreamed.SUITE)
+}
 ALL = "all"
 
 

@@ -1,4 +1,4 @@
-"""How well a world model remembers while it dreams: `clew bench memory RUN`.
+"""The suite `dreamed`: how well a world model remembers while it dreams.
 
 Tasks with a corridor show a cue and ask for it at the end. The model sees the first record, then
 crosses in imagination, its own frames being all it sees, and is given an answer at the end: is the
@@ -10,29 +10,27 @@ Each with memory and with memory off. A free dream that never arrives counts as 
 arrives too soon has had less to keep: how many arrive, and after how many steps, stands beside it.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from agent.agent import Agent
+from envs import Hallway, TMaze
 from envs.corridor import FORWARD, Corridor
 from envs.registry import make
-from runs import folder
 from runs.config import Config
-from runs.evaluation.play import evaluation_seed
-from runs.evaluation.statistics import mean_ci, rate_ci
-from runs.evaluation.subject import load_run
+from runs.evaluation.play import drawing, evaluation_seed
+from runs.evaluation.statistics import mean_ci, rate_ci, written
+from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 from worldmodel.types import Carry, tree_where
 
-LONGEST = 3  # a dream that has not reached its end after so many times the true length is wrong
+LONGEST = 1.5  # a dream that has not reached its end after so many times the true length is wrong
 HELD = 2**16  # frames that are observed at a time
 WAYS = {
     "seen": "all frames real, the answer's reward imagined",
@@ -41,38 +39,18 @@ WAYS = {
 }
 
 
-def measure_run(
-    run: Path,
-    crossings: int = 1000,
-    seed: int = 0,
-    env_kwargs: dict[str, Any] | None = None,
-    ways: Sequence[str] = tuple(WAYS),
-) -> dict[str, Any]:
-    """Measure a run's newest model; the report, which is also evaluation/memory-LENGTH.json.
-
-    `env_kwargs` change the task, for example its length beyond that of training.
-
-    Raises:
-        RefusalError: where the folder is not a run, or its task has no corridor.
-    """
-    with folder.refusing():
-        agent, config = load_run(run, "cpu")
-        config = replace(config, env_kwargs=config.env_kwargs | (env_kwargs or {}))
-        report = measure(agent, config, crossings, seed, ways)
-    path = run / "evaluation" / f"memory-{'-'.join(_marks(report, env_kwargs or {}))}.json"
-    folder.write_json(path, report)
-    return report | {"written": str(path)}
+def missing(subject: Subject) -> str:
+    """What a subject lacks that has no corridor to cross."""
+    if is_crossable(subject.config):
+        return ""
+    return f"{subject.config.env} has no corridor to cross, as clew/TMaze-v0 and clew/Hallway-v0"
 
 
-def _marks(report: dict[str, Any], env_kwargs: dict[str, Any]) -> list[str]:
-    """What tells a report from others: its length, other changes to the task, ways left out.
-
-    Not how many crossings: more of them are the better report.
-    """
-    length = report["length"]
-    changes = [f"{k}={v}" for k, v in sorted(env_kwargs.items()) if v != length]
-    ways = list(report["memory"])
-    return [str(length), *changes, *(ways if len(ways) < len(WAYS) else [])]
+def is_crossable(config: Config) -> bool:
+    """Whether a straight walk leads from the cue to the answer."""
+    env = make(config.env, config.env_kwargs, config.wrappers)
+    env.close()
+    return isinstance(env.unwrapped, TMaze | Hallway)
 
 
 class Crossings(NamedTuple):
@@ -92,29 +70,31 @@ class Task:
     """Channel of the observation that is set at the end."""
 
 
-def measure(
-    agent: Agent,
-    config: Config,
-    crossings: int,
-    seed: int = 0,
-    ways: Sequence[str] = tuple(WAYS),
-) -> dict[str, Any]:
-    """Share of right predictions in so many crossings, with memory and with memory off.
+def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
+    """All ways, with memory and with memory off."""
+    config, found = subject.config, cross(subject.agent, subject.config, budget, tuple(WAYS), tell)
+    return {"length": _length(config)} | found
 
-    Raises:
-        ValueError: where the environment is none with a corridor, or a way is not one of WAYS.
-    """
-    if unknown := set(ways) - WAYS.keys():
-        raise ValueError(f"There is no way {min(unknown)!r} to cross. Ways: {', '.join(WAYS)}.")
-    if not ways:
-        raise ValueError(f"ways is empty: name one or more of {', '.join(WAYS)}.")
-    task, walks = _walk(config, crossings, seed)
-    report: dict[str, Any] = {"env": config.env, "crossings": crossings, "seed": seed}
-    report |= {"env_kwargs": config.env_kwargs, "length": task.length}
-    for name, forget in (("memory", False), ("memory_off", True)):
-        probe = _Probe(agent, task, walks, forget)
-        report[name] = {way: probe.cross(way, seed) for way in ways}
+
+def cross(
+    agent: Agent, config: Config, budget: Budget, ways: Sequence[str], tell: Tell
+) -> dict[str, Any]:
+    """Share of right predictions in so many corridors, with memory and with memory off."""
+    task, walks = _walk(config, budget.episodes, budget.seed)
+    names, report = {"memory": "with memory", "memory_off": "memory off"}, {}
+    for done, name in enumerate(names):
+        probe = _Probe(agent, task, walks, forget=name == "memory_off")
+        report[name] = {}
+        for way in ways:
+            report[name][way] = probe.cross(way, budget.seed)
+            tell("crossings", done * len(ways) + len(report[name]), 2 * len(ways))
     return report
+
+
+def _length(config: Config) -> int:
+    env = make(config.env, config.env_kwargs, config.wrappers)
+    env.close()
+    return getattr(env.unwrapped, "length")  # noqa: B009 (of a Corridor, which is_crossable)
 
 
 def _walk(config: Config, crossings: int, seed: int) -> tuple[Task, Crossings]:
@@ -123,11 +103,7 @@ def _walk(config: Config, crossings: int, seed: int) -> tuple[Task, Crossings]:
     fixed = {"shortest": None} if "shortest" in config.env_kwargs else {}
     env = make(config.env, config.env_kwargs | fixed, config.wrappers)
     corridor = env.unwrapped
-    if not isinstance(corridor, Corridor):
-        raise ValueError(
-            f"{config.env} has no corridor to cross: memory is measured on clew/TMaze-v0 and "
-            "clew/Hallway-v0."
-        )
+    assert isinstance(corridor, Corridor)
     first = evaluation_seed(seed)
     walks, answers = [], []
     for i in range(crossings):
@@ -151,8 +127,7 @@ class _Probe:
     @torch.no_grad()
     def cross(self, way: str, seed: int) -> dict[str, Any]:
         """One of WAYS; the same numbers whichever others are asked for."""
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             return getattr(self, way)()
 
     def seen(self) -> dict[str, Any]:
@@ -174,7 +149,7 @@ class _Probe:
         carry = self._observe(self.model.initial(self.rows), slice(0, 1))
         steps = torch.zeros(self.rows, dtype=torch.long)
         arrived = torch.zeros(self.rows, dtype=torch.bool)
-        for _ in range(LONGEST * self.task.length):
+        for _ in range(math.ceil(LONGEST * self.task.length)):
             imagined, after = self._imagine(carry, self.forward)
             carry = tree_where(arrived, carry, after)
             steps += ~arrived
@@ -214,18 +189,25 @@ class _Probe:
         return self.model.actions.encode(action)
 
 
-def show(report: dict[str, Any], console: Console) -> None:
-    """Print a report as a table."""
-    title = f"{report['env']}, {report['length']} steps: {report['crossings']} crossings"
-    table = Table("predicted reward is right", "with memory", "memory off", title=title)
-    for way, what in WAYS.items():
-        if way not in report["memory"]:
-            continue
-        cells = []
-        for kind in ("memory", "memory_off"):
-            found = report[kind][way]
-            low, high = found["ci95"]
-            arrived = f", {found['arrived']:.0%} arrived" if "arrived" in found else ""
-            cells.append(f"{found['rate']:.3f} [{low:.3f}, {high:.3f}]{arrived}")
-        table.add_row(f"{way}: {what}", *cells)
-    console.print(table)
+def sheets(report: Report) -> list[Sheet]:
+    """One table, a way a row."""
+    rows = [
+        (f"{way}: {what}", *(_cell(report[kind][way]) for kind in ("memory", "memory_off")))
+        for way, what in WAYS.items()
+    ]
+    title = f"Predicted reward is right after {report['length']:,} steps"
+    return [Sheet(title, ("", "with memory", "memory off"), rows)]
+
+
+def _cell(found: dict[str, Any]) -> str:
+    arrived = f", {found['arrived']:.0%} arrived" if "arrived" in found else ""
+    return written(found) + arrived
+
+
+SUITE = Suite(
+    name="dreamed",
+    about="Whether the world model still knows a cue at the end of a corridor that it dreams.",
+    missing=missing,
+    measure=measure,
+    sheets=sheets,
+)

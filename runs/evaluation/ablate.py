@@ -1,0 +1,118 @@
+"""The suite `ablate-memory`: when was the memory used, and for how long back is it needed?
+
+`once`: the memory is cleared a single time, a given number of steps into each episode. The return
+falls where something seen before is still needed afterwards. `every`: the memory is cleared again
+and again, so that it never reaches back further than so many steps.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from runs.evaluation.play import AgentPlayer, Forget, play_new
+from runs.evaluation.returns import summary
+from runs.evaluation.statistics import written
+from runs.evaluation.suite import (
+    Budget,
+    Report,
+    Sheet,
+    Subject,
+    Suite,
+    Tell,
+    needs_policy,
+)
+
+POINTS = 6  # moments at which the memory is cleared once
+NAMES = {"once": "cleared once, after", "every": "cleared every"}
+
+
+def once(at: int, steps: np.ndarray) -> np.ndarray:
+    """Clear the memory before the record after `at` steps."""
+    return steps == at
+
+
+def every(span: int, steps: np.ndarray) -> np.ndarray:
+    """Clear the memory again and again, before every `span`th record."""
+    return steps % span == 0
+
+
+def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
+    """Return and success with memory whole, cleared once, and of limited reach."""
+    whole = _measured(subject, budget, None, tell, "memory whole")
+    length = round(whole["length"]["mean"])
+    report: Report = {"whole": whole, "once": [], "every": []}
+    for at in moments(length):
+        name = f"cleared once, after {at:,} steps"
+        found = _measured(subject, budget, partial(once, at), tell, name)
+        report["once"].append({"steps": at, **found})
+    for span in spans(length):
+        name = f"cleared every {span:,} steps"
+        found = _measured(subject, budget, partial(every, span), tell, name)
+        report["every"].append({"steps": span, **found})
+    return report
+
+
+def moments(length: int) -> list[int]:
+    """From right after the first record to right before the last."""
+    return sorted({max(1, round(m)) for m in np.linspace(1, max(1, length - 1), POINTS)})
+
+
+def spans(length: int) -> list[int]:
+    """1, 4, 16 and so on, up to the length of an episode."""
+    return [4**power for power in range(20) if 4**power < length] or [1]
+
+
+def _measured(
+    subject: Subject, budget: Budget, forget: Forget | None, tell: Tell, what: str
+) -> dict[str, Any]:
+    player = AgentPlayer(subject.agent, **({"forget": forget} if forget else {}))
+    of = budget.episodes, budget.seed, budget.max_steps
+    return summary(play_new(player, subject.config, *of, tell, what))
+
+
+def sheets(report: Report) -> list[Sheet]:
+    """One table, a way of forgetting a row."""
+    parts = [("memory whole", report["whole"])]
+    parts += [
+        (f"{words} {found['steps']:,} steps", found)
+        for kind, words in NAMES.items()
+        for found in report[kind]
+    ]
+    rows = [(name, written(found["return"]), written(found["success"])) for name, found in parts]
+    return [Sheet("What forgetting costs", ("memory", "return", "success"), rows)]
+
+
+def figures(report: Report) -> dict[str, Figure]:
+    """Both curves, success where it is reported, beside the whole memory."""
+    key = "success" if report["whole"]["success"] else "return"
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    whole = _value(report["whole"][key])
+    for axes, (kind, words) in zip(figure.subplots(1, 2), NAMES.items(), strict=True):
+        steps = [found["steps"] for found in report[kind]]
+        axes.plot(steps, [_value(found[key]) for found in report[kind]], marker="o")
+        low, high = zip(*(_interval(found[key]) for found in report[kind]), strict=True)
+        axes.fill_between(steps, low, high, alpha=0.2)
+        axes.axhline(whole, color="0.6", linestyle=":", label="memory whole")
+        axes.set(xlabel=f"{words} … steps", ylabel=key)
+        axes.legend()
+    return {key: figure}
+
+
+def _value(measure: dict[str, Any]) -> float:
+    return measure.get("rate", measure.get("mean"))
+
+
+def _interval(measure: dict[str, Any]) -> list[float]:
+    return measure["ci95"] or [_value(measure)] * 2
+
+
+SUITE = Suite(
+    name="ablate-memory",
+    about="When the memory was used: what it costs to clear it once, or to limit its reach.",
+    missing=needs_policy,
+    measure=measure,
+    sheets=sheets,
+    figures=figures,
+)

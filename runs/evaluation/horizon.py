@@ -1,0 +1,157 @@
+"""The suite `horizon`: how long a delay between a cue and its use an agent still masters.
+
+Tasks with an argument for the delay (an environment names it in its attribute `delay`) are played
+at a quarter, half and all of the delay of training, then at twice as much again and again until
+fewer than 90 % succeed, and last between the longest solved delay and the next one. The memory
+horizon is the longest delay up to which all were solved. A world model that learned alone is
+measured by what it dreams (the suite `dreamed`, the real end shown).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from envs.registry import make
+from runs.config import Config
+from runs.evaluation import dreamed
+from runs.evaluation.play import AgentPlayer, always, never, play_new
+from runs.evaluation.returns import summary
+from runs.evaluation.statistics import written
+from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
+
+SOLVED = 0.9
+HALVINGS = 2  # of the gap between the longest solved delay and the next
+
+
+def missing(subject: Subject) -> str:
+    """What a subject lacks whose task has no delay, or does not say whether it was solved."""
+    config = subject.config
+    if not delay_argument(config):
+        return f"{config.env} has no attribute `delay` that names its argument for the delay"
+    if config.model_only and not dreamed.is_crossable(config):
+        return "it learned the world model alone, and this task has no corridor to cross in a dream"
+    return ""
+
+
+def delay_argument(config: Config) -> str:
+    """The argument of a task that says for how many steps something must be kept; or nothing."""
+    env = make(config.env, config.env_kwargs, config.wrappers)
+    env.close()
+    return getattr(env.unwrapped, "delay", "")
+
+
+def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
+    """Success by delay, with memory and with memory off, and the memory horizon."""
+    argument = delay_argument(subject.config)
+    trained = _trained(subject.config, argument)
+    found: dict[int, dict[str, Any]] = {}
+
+    def solves(delay: int) -> bool:
+        if delay not in found:
+            config = with_delay(subject.config, argument, delay)
+            found[delay] = _success(replace(subject, config=config), budget, delay, tell)
+        return found[delay]["memory"]["rate"] >= SOLVED
+
+    horizon, failed = search(solves, trained, budget.max_steps - 1)
+    by_delay = [{"delay": delay, **found[delay]} for delay in sorted(found)]
+    return {
+        "argument": argument,
+        "trained": trained,
+        "solved_at": SOLVED,
+        "horizon": horizon,
+        "failed": failed,
+        "by_delay": by_delay,
+    }
+
+
+def search(solves: Any, trained: int, longest: int) -> tuple[int, int | None]:
+    """The longest delay up to which all tried ones are solved, and the shortest that is not.
+
+    None where the longest allowed one is solved; a horizon of 0 where none is.
+    """
+    delays = sorted({max(1, trained // 4), max(1, trained // 2), trained})
+    good, bad = 0, None
+    while bad is None and good < longest:
+        delay = min(next((d for d in delays if d > good), 2 * good), longest)
+        good, bad = (delay, None) if solves(delay) else (good, delay)
+    for _ in range(HALVINGS):
+        if bad is not None and bad - good > 1 and good:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if solves(middle) else (good, middle)
+    return good, bad
+
+
+def _trained(config: Config, argument: str) -> int:
+    """The delay of training: the argument, or its default."""
+    env = make(config.env, config.env_kwargs, config.wrappers)
+    env.close()
+    return int(config.env_kwargs.get(argument) or getattr(env.unwrapped, "length", 1))
+
+
+def with_delay(config: Config, argument: str, delay: int) -> Config:
+    """The same task with another delay; where lengths are drawn, all as long as this one."""
+    fixed = {"shortest": None} if "shortest" in config.env_kwargs else {}
+    return replace(config, env_kwargs=config.env_kwargs | {argument: delay} | fixed)
+
+
+def _success(subject: Subject, budget: Budget, delay: int, tell: Tell) -> dict[str, Any]:
+    if subject.config.model_only:
+        found = dreamed.cross(subject.agent, subject.config, budget, ("led",), tell)
+        return {name: ways["led"] for name, ways in found.items()}
+    of = budget.episodes, budget.seed, budget.max_steps
+    report = {}
+    for name, forget in (("memory", never), ("memory_off", always)):
+        player, what = AgentPlayer(subject.agent, forget=forget), f"delay {delay:,}, {name}"
+        episodes = play_new(player, subject.config, *of, tell, what)
+        report[name] = summary(episodes)["success"]
+        if report[name] is None:
+            raise ValueError(f"{subject.config.env} does not report info['is_success'].")
+    return report
+
+
+def sheets(report: Report) -> list[Sheet]:
+    """One table, a delay a row."""
+    rows = [
+        (f"{point['delay']:,}", written(point["memory"]), written(point["memory_off"]))
+        for point in report["by_delay"]
+    ]
+    title = f"Success by delay ({report['argument']}), trained at {report['trained']:,}"
+    return [Sheet(title, ("delay", "with memory", "memory off"), rows, verdict(report))]
+
+
+def verdict(report: Report) -> str:
+    """The memory horizon, in a sentence."""
+    horizon, failed, trained = report["horizon"], report["failed"], report["trained"]
+    if not horizon:
+        return f"No memory horizon: not even a delay of {failed:,} is solved (90 %)."
+    until = "; longer ones were not tried" if failed is None else f", and {failed:,} is not solved"
+    share = f"{horizon / trained:.2g} times the delay of training"
+    return f"Memory horizon: {horizon:,} steps, {share}{until}."
+
+
+def figures(report: Report) -> dict[str, Figure]:
+    """Success by delay, with its intervals."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    delays = [point["delay"] for point in report["by_delay"]]
+    for name, label in (("memory", "with memory"), ("memory_off", "memory off")):
+        found = [point[name] for point in report["by_delay"]]
+        axes.plot(delays, [part["rate"] for part in found], marker="o", label=label)
+        low, high = zip(*(part["ci95"] for part in found), strict=True)
+        axes.fill_between(delays, low, high, alpha=0.2)
+    axes.axvline(report["trained"], color="0.6", linestyle=":", label="trained at")
+    axes.axhline(SOLVED, color="0.6", linewidth=0.8)
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="delay, steps", ylabel="success")
+    axes.legend()
+    return {"success": figure}
+
+
+SUITE = Suite(
+    name="horizon",
+    about="The longest delay between a cue and its use that is still mastered.",
+    missing=missing,
+    measure=measure,
+    sheets=sheets,
+    figures=figures,
+)

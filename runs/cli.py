@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "bench", "check-env", "recipes", "doctor")
+COMMANDS = ("train", "evaluate", "compare", "bench", "check-env", "recipes", "doctor")
 
 USAGE = """\
 usage: clew COMMAND [OPTIONS]
@@ -22,6 +22,7 @@ Train agents that find their way by remembering.
   clew train --env ID           train in any environment (an id, module:Id, or file.py:Class)
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             what it earns, and how far back it remembers (--suite)
+  clew compare RUN RUN ...      runs side by side, and seeds together
   clew bench context            what a long context costs here, all backbones side by side
   clew bench dream RUN          how good the pictures of its dreams are
   clew check-env ID             what clew makes of an environment, and what is wrong with it

@@ -18,7 +18,10 @@ from runs import doctor as doctor_module
 from runs import folder, session
 from runs.bench import context, dream
 from runs.config import Config
+from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
+from runs.evaluation.evaluate import show_sheets
+from runs.evaluation.report import new_folder
 from runs.evaluation.subject import check_suites, load_subject
 from runs.evaluation.suite import Budget
 from runs.evaluation.suites import find_suites
@@ -47,8 +50,8 @@ class TrainArguments:
 class EvaluateArguments:
     """Measure a run's newest agent in new episodes, by suites, and write a report."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Folder of the run."""
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
+    """Folder of the run; where there are several, their seeds are summed up together."""
     suite: tuple[str, ...] = ("return",)
     """What to measure; `all` is whatever can be measured in this run."""
     env: str = ""
@@ -66,12 +69,15 @@ class EvaluateArguments:
     json: bool = False
     """Print the reports as JSON; everything else goes to stderr."""
 
-    def __post_init__(self) -> None:
-        for name in ("episodes", "max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Put evaluated runs side by side, and seeds of the same settings together."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
+    """Folders of runs."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("outputs/comparison")
+    """Where the page goes; another number is added where that exists."""
 
 
 @dataclass(frozen=True)
@@ -179,15 +185,42 @@ def evaluate(arguments: list[str]) -> int:
     """`clew evaluate`."""
     asked = _parse(EvaluateArguments, "evaluate", arguments)
     console = Console(stderr=asked.json)
-    budget = Budget(asked.episodes, asked.seed, asked.max_steps)
     with folder.refusing():
-        subject = load_subject(asked.run, asked.env, asked.env_kwargs, asked.device)
-        suites = find_suites(asked.suite, subject)
-        check_suites(subject, suites)
-    _, reports = evaluate_subject(subject, suites, budget, console)
+        budget = Budget(asked.episodes, asked.seed, asked.max_steps)
+        subjects = [
+            load_subject(run, asked.env, asked.env_kwargs, asked.device)
+            for run in _some(asked.runs)
+        ]
+        suites = [find_suites(asked.suite, subject) for subject in subjects]
+        for subject, chosen in zip(subjects, suites, strict=True):
+            check_suites(subject, chosen)
+    reports = {
+        subject.run: evaluate_subject(subject, chosen, budget, console)
+        for subject, chosen in zip(subjects, suites, strict=True)
+    }
+    if len(subjects) > 1:
+        show_sheets(compare_module.sheets(reports), console)
     if asked.json:
-        print(json.dumps(reports, indent=1))
+        print(json.dumps({str(run): found for run, found in reports.items()}, indent=1))
     return 0
+
+
+def compare(arguments: list[str]) -> int:
+    """`clew compare`."""
+    asked = _parse(CompareArguments, "compare", arguments)
+    console = Console()
+    with folder.refusing():
+        found = compare_module.read(_some(asked.runs))
+        out = new_folder(asked.out)
+    show_sheets(compare_module.sheets(found), console)
+    console.print(f"Written to {compare_module.write(found, out)}", soft_wrap=True)
+    return 0
+
+
+def _some(runs: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not runs:
+        raise ValueError("Name a run's folder, or several: outputs/NAME.")
+    return tuple(dict.fromkeys(runs))
 
 
 def check_env(arguments: list[str]) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from runs.evaluation.play import AgentPlayer, Forget, play_new
+from runs.evaluation.play import AgentPlayer, Forget, never, play_new
 from runs.evaluation.returns import summary
-from runs.evaluation.statistics import written
+from runs.evaluation.statistics import interval_of, value_of, written
 from runs.evaluation.suite import (
     Budget,
     Report,
@@ -40,7 +40,7 @@ def every(span: int, steps: np.ndarray) -> np.ndarray:
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     """Return and success with memory whole, cleared once, and of limited reach."""
-    whole = _measured(subject, budget, None, tell, "memory whole")
+    whole = _measured(subject, budget, never, tell, "memory whole")
     length = round(whole["length"]["mean"])
     report: Report = {"whole": whole, "once": [], "every": []}
     for at in moments(length):
@@ -65,9 +65,9 @@ def spans(length: int) -> list[int]:
 
 
 def _measured(
-    subject: Subject, budget: Budget, forget: Forget | None, tell: Tell, what: str
+    subject: Subject, budget: Budget, forget: Forget, tell: Tell, what: str
 ) -> dict[str, Any]:
-    player = AgentPlayer(subject.agent, **({"forget": forget} if forget else {}))
+    player = AgentPlayer(subject.agent, forget=forget)
     of = budget.episodes, budget.seed, budget.max_steps
     return summary(play_new(player, subject.config, *of, tell, what))
 
@@ -84,28 +84,29 @@ def sheets(report: Report) -> list[Sheet]:
     return [Sheet("What forgetting costs", ("memory", "return", "success"), rows)]
 
 
+def headline(report: Report) -> dict[str, str]:
+    """What a comparison shows: the shortest reach of memory that keeps 90 % of what it earns."""
+    key = "success" if report["whole"]["success"] else "return"
+    floor, whole = (value_of(found[key]) for found in (report["every"][0], report["whole"]))
+    enough = (f for f in report["every"] if value_of(f[key]) >= floor + 0.9 * (whole - floor))
+    least = next((f"{found['steps']:,} steps" for found in enough), "all of the episode")
+    return {"memory needed": least if whole > floor else "none"}
+
+
 def figures(report: Report) -> dict[str, Figure]:
     """Both curves, success where it is reported, beside the whole memory."""
     key = "success" if report["whole"]["success"] else "return"
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    whole = _value(report["whole"][key])
+    whole = value_of(report["whole"][key])
     for axes, (kind, words) in zip(figure.subplots(1, 2), NAMES.items(), strict=True):
         steps = [found["steps"] for found in report[kind]]
-        axes.plot(steps, [_value(found[key]) for found in report[kind]], marker="o")
-        low, high = zip(*(_interval(found[key]) for found in report[kind]), strict=True)
+        axes.plot(steps, [value_of(found[key]) for found in report[kind]], marker="o")
+        low, high = zip(*(interval_of(found[key]) for found in report[kind]), strict=True)
         axes.fill_between(steps, low, high, alpha=0.2)
         axes.axhline(whole, color="0.6", linestyle=":", label="memory whole")
         axes.set(xlabel=f"{words} … steps", ylabel=key)
         axes.legend()
     return {key: figure}
-
-
-def _value(measure: dict[str, Any]) -> float:
-    return measure.get("rate", measure.get("mean"))
-
-
-def _interval(measure: dict[str, Any]) -> list[float]:
-    return measure["ci95"] or [_value(measure)] * 2
 
 
 SUITE = Suite(
@@ -114,5 +115,6 @@ SUITE = Suite(
     missing=needs_policy,
     measure=measure,
     sheets=sheets,
+    headline=headline,
     figures=figures,
 )

@@ -199,6 +199,15 @@ def sheets(report: Report) -> list[Sheet]:
     return [Sheet(title, ("", "with memory", "memory off"), rows)]
 
 
+def headline(report: Report) -> dict[str, str]:
+    """What a comparison shows."""
+    name = f"dreamed past {report['length']:,} steps"
+    return {
+        name: written(report["memory"]["led"]),
+        f"{name}, memory off": written(report["memory_off"]["led"]),
+    }
+
+
 def _cell(found: dict[str, Any]) -> str:
     arrived = f", {found['arrived']:.0%} arrived" if "arrived" in found else ""
     return written(found) + arrived
@@ -210,4 +219,5 @@ SUITE = Suite(
     missing=missing,
     measure=measure,
     sheets=sheets,
+    headline=headline,
 )

@@ -1,8 +1,7 @@
 """Measure a run by suites: check first, then play, then write and show."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,21 +9,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from runs import folder
-from runs.evaluation.report import Page, new_folder
+from runs.evaluation.report import FOLDER, Page, new_folder
 from runs.evaluation.subject import check_suites, steps_of
-from runs.evaluation.suite import Budget, Report, Subject, Suite, Tell
+from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
 
 def evaluate(
     subject: Subject, suites: Sequence[Suite], budget: Budget, console: Console
-) -> tuple[Path, dict[str, Report]]:
-    """Measure, write and show; the new folder, and the reports by suite.
+) -> dict[str, Report]:
+    """Measure, write and show; the reports by suite, which lie in a new folder of the run.
 
     Raises:
         ValueError: before anything is played, where a suite cannot measure this subject.
     """
     check_suites(subject, suites)
-    path = new_folder(subject.run)
+    path = new_folder(subject.run / FOLDER)
     about, reports = describe(subject, budget), {}
     page = Page(path, f"Evaluation of {subject.run.name}", about)
     for suite in suites:
@@ -34,7 +33,7 @@ def evaluate(
         show(suite, report, console)
         reports[suite.name] = report
     console.print(f"Written to {path / 'report.html'}", soft_wrap=True)
-    return path, reports
+    return reports
 
 
 def describe(subject: Subject, budget: Budget) -> Report:
@@ -52,9 +51,14 @@ def describe(subject: Subject, budget: Budget) -> Report:
 
 def show(suite: Suite, report: Report, console: Console) -> None:
     """Print a report as tables."""
-    for sheet in suite.sheets(report):
-        title = f"{sheet.title}: {report['env']}, seed {report['seed']}"
-        table = Table(*sheet.columns, title=title, title_justify="left")
+    console.print(f"{report['run']}, {suite.name}: {report['env']}, seed {report['seed']}")
+    show_sheets(suite.sheets(report), console)
+
+
+def show_sheets(sheets: Iterable[Sheet], console: Console) -> None:
+    """Print tables."""
+    for sheet in sheets:
+        table = Table(*sheet.columns, title=sheet.title, title_justify="left")
         for row in sheet.rows:
             table.add_row(*row)
         console.print(table)

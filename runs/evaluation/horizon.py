@@ -120,6 +120,11 @@ def sheets(report: Report) -> list[Sheet]:
     return [Sheet(title, ("delay", "with memory", "memory off"), rows, verdict(report))]
 
 
+def headline(report: Report) -> dict[str, str]:
+    """What a comparison shows."""
+    return {"memory horizon": f"{report['horizon']:,} steps (trained at {report['trained']:,})"}
+
+
 def verdict(report: Report) -> str:
     """The memory horizon, in a sentence."""
     horizon, failed, trained = report["horizon"], report["failed"], report["trained"]
@@ -153,5 +158,6 @@ SUITE = Suite(
     missing=missing,
     measure=measure,
     sheets=sheets,
+    headline=headline,
     figures=figures,
 )

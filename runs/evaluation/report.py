@@ -6,9 +6,11 @@ that exists is left as it is; the next one is called evaluation-2.
 
 import base64
 import io
+import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -29,22 +31,39 @@ img{max-width:100%}figcaption,.about{color:#666}@media(prefers-color-scheme:dark
 body{background:#111;color:#ddd}td,th{border-color:#444}img{background:#fff}}"""
 
 
-def new_folder(run: Path) -> Path:
-    """Make evaluation/ in a run's folder, or the first free one of evaluation-2, -3 and so on."""
-    number, path = 1, run / FOLDER
+def new_folder(path: Path) -> Path:
+    """Make a folder, or where it exists the first free one of NAME-2, NAME-3 and so on.
+
+    Raises:
+        ValueError: where it cannot be made.
+    """
+    number, free = 1, path
     while True:
         try:
-            path.mkdir(parents=True)
-            return path
+            free.mkdir(parents=True)
+            return free
         except FileExistsError:
             number += 1
-            path = run / f"{FOLDER}-{number}"
+            free = path.with_name(f"{path.name}-{number}")
+        except OSError as error:
+            raise ValueError(f"The folder {free} cannot be made: {error}.") from error
 
 
 def newest_folder(run: Path) -> Path | None:
     """The evaluation that was made last."""
     found = [path for path in run.glob(f"{FOLDER}*") if path.is_dir()]
-    return max(found, key=lambda path: int(path.name.partition("-")[2] or 1), default=None)
+    return max(found, key=_number, default=None)
+
+
+def newest_report(run: Path, suite: str) -> Report | None:
+    """The newest report of a suite on a run."""
+    found = [path for path in run.glob(f"{FOLDER}*/{suite}.json")]
+    newest = max(found, key=lambda path: _number(path.parent), default=None)
+    return json.loads(newest.read_text()) if newest else None
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[2] or 1)
 
 
 class Page:
@@ -58,12 +77,25 @@ class Page:
         """Write a suite's report, pictures and videos, and the page anew."""
         folder.write_json(self.path / f"{suite.name}.json", report)
         self.parts.append(f"<h2>{escape(suite.name)}</h2><p class=about>{escape(suite.about)}</p>")
-        self.parts += map(_table, suite.sheets(report))
-        for name, figure in suite.figures(report).items():
-            self._keep(f"{suite.name}-{name}", "png", _png(figure))
+        figures = {f"{suite.name}-{name}": f for name, f in suite.figures(report).items()}
+        self.write(
+            suite.sheets(report), figures, {f"{suite.name}-{name}": c for name, c in clips.items()}
+        )
+
+    def write(
+        self,
+        sheets: Iterable[Sheet],
+        figures: Mapping[str, Figure],
+        clips: Mapping[str, Clip] = MappingProxyType({}),
+    ) -> None:
+        """Add tables, pictures and videos, and write the page."""
+        self.parts += map(_table, sheets)
+        for name, figure in figures.items():
+            self._keep(name, "png", _png(figure))
         for name, clip in clips.items():
-            self._keep(f"{suite.name}-{name}", "gif", _gif(clip))
-        self._write()
+            self._keep(name, "gif", _gif(clip))
+        head = f"<!doctype html><meta charset=utf-8><title>clew</title><style>{STYLE}</style>"
+        (self.path / "report.html").write_text("\n".join([head, *self.parts]) + "\n")
 
     def _keep(self, name: str, kind: str, data: bytes) -> None:
         (self.path / f"{name}.{kind}").write_bytes(data)
@@ -72,10 +104,6 @@ class Page:
         self.parts.append(
             f'<figure><img src="{source}" alt="{words}"><figcaption>{words}</figcaption></figure>'
         )
-
-    def _write(self) -> None:
-        head = f"<!doctype html><meta charset=utf-8><title>clew</title><style>{STYLE}</style>"
-        (self.path / "report.html").write_text("\n".join([head, *self.parts]) + "\n")
 
 
 def _list(about: Mapping[str, Any]) -> str:

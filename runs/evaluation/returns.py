@@ -20,7 +20,7 @@ from runs.evaluation.play import (
     new_streams,
     play_new,
 )
-from runs.evaluation.statistics import mean_ci, rate_ci, written
+from runs.evaluation.statistics import interval_of, mean_ci, rate_ci, value_of, written
 from runs.evaluation.suite import Budget, Clip, Report, Sheet, Subject, Suite, Tell, needs_policy
 
 NAMES = {
@@ -34,15 +34,21 @@ NAMES = {
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     """Return, success and length of every player."""
-    found = {
-        name: summary(play_new(player, subject.config, *_of(budget), tell, NAMES[name]))
-        for name, player in players(subject, budget).items()
-    }
+    found = {}
+    of = budget.episodes, budget.seed, budget.max_steps
+    for name, player in players(subject, budget).items():
+        episodes = play_new(player, subject.config, *of, tell, NAMES[name])
+        found[name] = summary(episodes) | {"each": each(episodes)}
     return {"players": found}
 
 
-def _of(budget: Budget) -> tuple[int, int, int]:
-    return budget.episodes, budget.seed, budget.max_steps
+def each(episodes: Sequence[Episode]) -> dict[str, list[Any]]:
+    """Every single episode, so that runs can be summed up together."""
+    return {
+        "return": [e.return_ for e in episodes],
+        "success": [e.success for e in episodes],
+        "length": [e.length for e in episodes],
+    }
 
 
 def players(subject: Subject, budget: Budget) -> dict[str, Player]:
@@ -97,6 +103,17 @@ def _value(measure: dict[str, Any]) -> str:
     return written({**measure, "ci95": None}, "{:.4g}")
 
 
+def headline(report: Report) -> dict[str, str]:
+    """What a comparison shows."""
+    found = {}
+    for name in ("greedy", "memory_off"):
+        part = report["players"][name]
+        for key in ("return", "success"):
+            if part[key]:
+                found[f"{key}, {NAMES[name]}"] = written(part[key])
+    return found
+
+
 def figures(report: Report) -> dict[str, Figure]:
     """Every player's return, or success where it is reported."""
     found = report["players"]
@@ -104,10 +121,8 @@ def figures(report: Report) -> dict[str, Figure]:
     figure = Figure(figsize=(6, 0.5 * len(found) + 1), layout="constrained")
     axes = figure.subplots()
     for place, (name, part) in enumerate(reversed(found.items())):
-        value = part[key].get("rate", part[key].get("mean"))
-        low, high = part[key]["ci95"] or (value, value)
-        axes.barh(place, value, color="0.7" if name in ("random", "oracle") else "C0")
-        axes.plot([low, high], [place, place], color="black")
+        axes.barh(place, value_of(part[key]), color="0.7" if name in ("random", "oracle") else "C0")
+        axes.plot(interval_of(part[key]), [place, place], color="black")
     axes.set_yticks(range(len(found)), [NAMES[name] for name in reversed(found)])
     axes.set_xlabel(key)
     return {key: figure}
@@ -125,6 +140,7 @@ SUITE = Suite(
     missing=needs_policy,
     measure=measure,
     sheets=sheets,
+    headline=headline,
     figures=figures,
     clips=clips,
 )

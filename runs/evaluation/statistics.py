@@ -56,13 +56,22 @@ def rate_ci(outcomes: Sequence[bool]) -> Measure:
     return {"rate": rate, "ci95": [max(0.0, low), min(1.0, high)]}
 
 
+def value_of(measure: Measure) -> float:
+    """The figure itself, whatever it is called."""
+    return next(measure[kind] for kind in ("rate", "mean", "iqm") if kind in measure)
+
+
+def interval_of(measure: Measure) -> list[float]:
+    """Its interval; the figure itself at both ends where it has none."""
+    return measure["ci95"] or [value_of(measure)] * 2
+
+
 def written(measure: Measure | None, form: str = "{:.3g}") -> str:
     """A measure with its interval as text; rates in per cent."""
     if measure is None:
         return "not reported"
     form, factor = ("{:.1f} %", 100) if "rate" in measure else (form, 1)
-    value = next(measure[kind] for kind in ("rate", "mean", "iqm") if kind in measure)
-    text = form.format(factor * value)
+    text = form.format(factor * value_of(measure))
     if measure["ci95"] is None:
         return text
     low, high = (form.removesuffix(" %").format(factor * end) for end in measure["ci95"])

@@ -38,6 +38,13 @@ class Budget:
     seed: int = 0
     max_steps: int = 20_000
 
+    def __post_init__(self) -> None:
+        for name in ("episodes", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must not be negative.")
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -63,6 +70,8 @@ class Suite:
     """What the subject lacks, in a sentence that says why; empty where it can be measured."""
     measure: Callable[[Subject, Budget, Tell], Report]
     sheets: Callable[[Report], list[Sheet]]
+    headline: Callable[[Report], Mapping[str, str]]
+    """The figures that a comparison of runs shows, by name."""
     figures: Callable[[Report], Mapping[str, Figure]] = _nothing
     """Pictures by name."""
     clips: Callable[[Subject, Budget], Mapping[str, Clip]] = _nothing

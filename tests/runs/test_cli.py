@@ -305,7 +305,7 @@ def test_a_finished_run_takes_more_steps(
     assert "Going on from step 12" in said
     assert "The agent succeeds in" in said
     assert (run / "config.json").read_text() == (finished / "config.json").read_text()
-    assert json.loads((run / "evaluation" / "evaluation.json").read_text())["episodes"] == 4
+    assert json.loads((run / "evaluation" / "return.json").read_text())["episodes"] == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from envs.hallway import END, START
-from runs.bench import memory
 from runs.cli import main
 from runs.config import Config
+from runs.evaluation import dreamed, horizon
+from runs.evaluation.report import newest_folder
+from runs.evaluation.suite import Budget, Subject, quiet
 from runs.folder import write_config
 from runs.train import Trainer
 
@@ -71,17 +73,22 @@ class Keeper:
         return {"observation": frames}
 
 
-def measured(model: Keeper, width: int = WIDTH) -> dict:
-    config = Config(env="clew/Hallway-v0", env_kwargs={"width": width})
-    agent = SimpleNamespace(model=model)
-    return memory.measure(agent, config, ROWS)  # pyright: ignore[reportArgumentType]
+def subject_of(model: Keeper, width: int = WIDTH) -> Subject:
+    """The model by hand, as what is measured."""
+    config = Config(env="clew/Hallway-v0", env_kwargs={"width": width}, model_only=True)
+    agent: Any = SimpleNamespace(model=model)
+    return Subject(Path(), agent, config)
+
+
+def measured(model: Keeper) -> dict:
+    return dreamed.measure(subject_of(model), Budget(ROWS), quiet)
 
 
 def test_a_perfect_memory_is_always_right() -> None:
     """Fails where a right prediction is counted as wrong, or a crossing is too long or short."""
     report = measured(Keeper())
-    assert {way: report["memory"][way]["rate"] for way in memory.WAYS} == dict.fromkeys(
-        memory.WAYS, 1.0
+    assert {way: report["memory"][way]["rate"] for way in dreamed.WAYS} == dict.fromkeys(
+        dreamed.WAYS, 1.0
     )
     assert report["memory"]["free"]["steps"]["quantiles"] == [WIDTH] * 3
 
@@ -89,7 +96,7 @@ def test_a_perfect_memory_is_always_right() -> None:
 def test_without_memory_it_is_a_coin() -> None:
     """Fails where memory off leaves something to remember, or the answer shows in the frames."""
     report = measured(Keeper())
-    for way in memory.WAYS:
+    for way in dreamed.WAYS:
         assert 0.4 < report["memory_off"][way]["rate"] < 0.6, way
 
 
@@ -97,7 +104,7 @@ def test_without_memory_it_is_a_coin() -> None:
 def test_the_whole_corridor_has_to_be_remembered(span: int, right: bool) -> None:
     """Fails where the cue is asked for a step too early: one step less of memory must show."""
     report = measured(Keeper(span=span))
-    for way in memory.WAYS:
+    for way in dreamed.WAYS:
         rate = report["memory"][way]["rate"]
         assert rate == 1.0 if right else 0.4 < rate < 0.6, way
 
@@ -121,53 +128,32 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_the_horizon_of_a_model_alone_is_measured_in_its_dreams() -> None:
+    """Fails where a dreamed crossing counts as solved beyond what the model keeps."""
+    report = horizon.measure(subject_of(Keeper(span=30)), Budget(ROWS, max_steps=300), quiet)
+    assert report["horizon"] <= 30 < report["failed"] <= 36
+
+
 def test_a_run_is_measured_where_it_lies(trained: Path, capsys: pytest.CaptureFixture) -> None:
     """Fails where a model cannot be measured beyond the length of its training."""
-    asked = ["bench", "memory", str(trained), "--crossings", "10", "--json"]
+    asked = ["evaluate", str(trained), "--suite", "dreamed", "--episodes", "10", "--json"]
     assert main([*asked, "--env-kwargs", "width=9"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)[str(trained)]["dreamed"]
     assert report["length"] == 9
-    assert json.loads((trained / "evaluation" / "memory-9.json").read_text())["length"] == 9
-    again = memory.measure_run(trained, 10, env_kwargs={"width": 9})
-    assert again == report
-    assert not (trained / "evaluation" / "evaluation.json").exists()
+    folder = newest_folder(trained)
+    assert folder is not None
+    assert json.loads((folder / "dreamed.json").read_text()) == report
 
 
-def test_reports_of_other_tasks_keep_apart(trained: Path) -> None:
-    """Fails where a report overwrites that of the same length under other rules."""
-    plain = memory.measure_run(trained, 10, env_kwargs={"width": 7})
-    dense = memory.measure_run(trained, 10, env_kwargs={"width": 7, "density": 1.0})
-    part = memory.measure_run(trained, 10, env_kwargs={"width": 7}, ways=("seen",))
-    written = [Path(report["written"]).name for report in (plain, dense, part)]
-    assert written == ["memory-7.json", "memory-7-density=1.0.json", "memory-7-seen.json"]
-    assert json.loads(Path(plain["written"]).read_text())["memory"] == plain["memory"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "hint"),
-    [
-        (["nowhere"], "nowhere"),
-        (["RUN", "--crossings", "0"], "crossings = 0 must be at least 1"),
-        (["RUN", "--env-kwargs", "widht=3"], "widht"),
-        (["RUN", "--ways"], "ways is empty"),
-        (["RUN", "--ways", "home"], "no way 'home'"),
-    ],
-)
-def test_mistakes_are_refused(
-    trained: Path, asked: list[str], hint: str, capsys: pytest.CaptureFixture
+def test_a_task_without_corridor_is_refused(
+    quick: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Fails where a mistake ends in a traceback."""
-    words = [str(trained) if word == "RUN" else word for word in asked]
-    assert main(["bench", "memory", *words]) == 2
-    said = capsys.readouterr()
-    assert hint in said.err + said.out
-
-
-def test_a_task_without_corridor_is_refused(quick: Callable[..., Config], tmp_path: Path) -> None:
     """Fails where the measure runs on an environment that it knows nothing of."""
     config = quick(env="CartPole-v1", env_kwargs={}, model_only=True, steps=120, prefill=100)
     write_config(tmp_path, config, None, "torch")
     trainer = Trainer(config, tmp_path)
+    trainer.start()
+    trainer.save()
     trainer.close()
-    with pytest.raises(ValueError, match="no corridor"):
-        memory.measure(trainer.agent, config, 3)
+    assert main(["evaluate", str(tmp_path), "--suite", "dreamed"]) == 2
+    assert "has no corridor to cross" in capsys.readouterr().err

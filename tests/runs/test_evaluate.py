@@ -19,19 +19,24 @@ from torch import Tensor
 from agent.agent import Agent
 from envs import EnvStreams, Episode, TMaze, episode_seed
 from envs.tmaze import FORWARD, UP
+from runs.cli import main
 from runs.config import Config
-from runs.evaluate import (
-    evaluate,
-    evaluate_run,
+from runs.evaluation import ablate, horizon, returns
+from runs.evaluation.play import (
+    AgentPlayer,
+    OraclePlayer,
+    RandomPlayer,
+    always,
     evaluation_seed,
-    load_run,
-    mean_ci,
+    never,
     play,
-    rate_ci,
-    show,
-    summary,
+    play_new,
 )
-from runs.folder import RefusalError, read_config
+from runs.evaluation.report import newest_folder
+from runs.evaluation.statistics import interquartile_mean, iqm_ci, mean_ci, rate_ci, written
+from runs.evaluation.subject import load_run
+from runs.evaluation.suite import Budget, Subject, quiet
+from runs.folder import read_config
 
 
 class Rememberer:
@@ -54,7 +59,6 @@ class Rememberer:
         self, observation: dict[str, Tensor], state: Tensor, is_first: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor]:
         """Note the cue, walk, and turn by it."""
-        assert deterministic
         self.calls.append((state, is_first))
         seen = observation["observation"]
         state = torch.where(seen[:, :2].any(-1), seen[:, :2].argmax(-1), state)
@@ -64,9 +68,15 @@ class Rememberer:
 def played(memory: bool, episodes: int = 40) -> tuple[list[Episode], Rememberer]:
     """Episodes of a T-Maze by an agent that remembers perfectly, if it may."""
     agent, streams = Rememberer(), EnvStreams(partial(TMaze, 5), 8, seed=3)
-    found = play(agent, streams, episodes, memory)  # pyright: ignore[reportArgumentType]
+    found = play(player(agent, memory), streams, episodes)
     streams.close()
     return found, agent
+
+
+def player(agent: Rememberer, memory: bool = True) -> AgentPlayer:
+    """The rememberer as a player."""
+    forget = never if memory else always
+    return AgentPlayer(agent, forget=forget)  # pyright: ignore[reportArgumentType]
 
 
 def test_memory_off_clears_the_state_before_every_record() -> None:
@@ -101,33 +111,221 @@ class Waiting(gym.Env[np.ndarray, int]):
 def test_short_episodes_are_not_counted_more_often() -> None:
     """The first 200 episodes to end anywhere are mostly short ones: their mean length is 2.4."""
     streams = EnvStreams(Waiting, 32, seed=0)
-    found = play(Rememberer(), streams, 200)  # pyright: ignore[reportArgumentType]
+    found = play(player(Rememberer()), streams, 200)
     shares = np.bincount([episode.env_index for episode in found], minlength=32)
     assert shares.tolist() == [7] * 8 + [6] * 24
     assert 9 < np.mean([episode.length for episode in found]) < 12
     streams.close()
 
 
-def test_report_has_its_form_and_repeats_itself(finished: Path) -> None:
-    before = torch.get_rng_state()
-    report = evaluate_run(finished, episodes=6, seed=5)
+def evaluated(run: Path, *words: str) -> dict[str, Any]:
+    """The reports of the newest evaluation, after another one."""
+    assert main(["evaluate", str(run), *words]) == 0
+    folder = newest_folder(run)
+    assert folder is not None
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A run that may be written to."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_report_has_its_form_and_repeats_itself(copied: Path) -> None:
+    """Fails where evaluating draws on the random numbers of others, or overwrites a report."""
+    before, first = torch.get_rng_state(), (copied / "evaluation" / "return.json").read_bytes()
+    report = evaluated(copied, "--episodes", "6", "--seed", "5")["return"]
     assert torch.equal(before, torch.get_rng_state())
-    assert json.loads((finished / "evaluation" / "evaluation.json").read_text()) == report
-    assert list(report) == ["env", "episodes", "seed", "return", "success", "length", "memory_off"]
     assert (report["env"], report["episodes"], report["seed"]) == ("clew/TMaze-v0", 6, 5)
-    for part in (report, report["memory_off"]):
+    assert list(report["players"]) == ["greedy", "sampled", "memory_off", "random", "oracle"]
+    for part in report["players"].values():
         assert part["return"].keys() == part["length"].keys() == {"mean", "ci95"}
         assert part["success"].keys() == {"rate", "ci95"}
     torch.rand(3)
-    assert evaluate_run(finished, episodes=6, seed=5) == report
+    assert evaluated(copied, "--episodes", "6", "--seed", "5")["return"] == report
+    assert (copied / "evaluation" / "return.json").read_bytes() == first
+    names = {path.name for path in copied.glob("evaluation*")}
+    assert names == {"evaluation", "evaluation-2", "evaluation-3"}
 
 
-def test_evaluating_what_is_no_run_is_refused(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(RefusalError, match=r"no folder .*nowhere"):
-        evaluate_run(tmp_path / "nowhere")
-    (tmp_path / "config.json").write_text((finished / "config.json").read_text())
-    with pytest.raises(RefusalError, match="no complete checkpoint"):
-        evaluate_run(tmp_path)
+def test_the_page_holds_everything_in_itself(copied: Path) -> None:
+    """Fails where a report that is passed on lacks its pictures, or leads elsewhere."""
+    evaluated(copied, "--episodes", "4", "--suite", "return", "horizon", "ablate-memory")
+    page = (copied / "evaluation-2" / "report.html").read_text()
+    for word in ("What it earns", "Success by delay", "What forgetting costs"):
+        assert word in page
+    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/gif;base64,") == 1
+    assert "http" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--suite", "retrun"], "no suite 'retrun'. Nearest: return"),
+        (["--env", "CartPole-v1"], "observation space"),
+        (["--env-kwargs", "lenght=3"], "lenght"),
+        (["--episodes", "0"], "episodes = 0 must be at least 1"),
+        (["--env", "clew/Hallway-v0", "--suite", "horizon"], "observation space"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_play(
+    copied: Path, words: list[str], hint: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails where a mistake ends in a traceback, or leaves a folder behind."""
+    assert main(["evaluate", str(copied), *words]) == 2
+    assert hint in " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert not (copied / "evaluation-2").exists()
+
+
+def test_a_model_alone_has_no_policy_to_measure(
+    copied: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails where an untrained policy is measured, or where `all` offers it."""
+    form = json.loads((copied / "config.json").read_text())
+    form["config"]["model_only"] = True
+    (copied / "config.json").write_text(json.dumps(form))
+    assert main(["evaluate", str(copied), "--suite", "ablate-memory"]) == 2
+    assert "no policy to measure" in capsys.readouterr().err
+    assert evaluated(copied, "--suite", "all", "--episodes", "4").keys() == {"dreamed", "horizon"}
+
+
+def test_an_unfinished_run_is_measured_and_said_so(
+    copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    form = json.loads((copied / "config.json").read_text())
+    form["config"]["steps"] = 1_000
+    (copied / "config.json").write_text(json.dumps(form))
+    load_run(copied, "cpu")
+    assert "is not finished" in caplog.text
+    assert "of 1,000 steps" in caplog.text
+
+
+def known(length: int = 24, **config: Any) -> tuple[Subject, Budget]:
+    """The rememberer in a T-Maze, as what is measured."""
+    agent: Any = Rememberer()
+    maze = Config(env_kwargs={"length": length}, **config)
+    return Subject(Path(), agent, maze), Budget(episodes=40, max_steps=200)
+
+
+def test_floors_and_ceilings_of_a_perfect_memory() -> None:
+    """Fails where a player is another than it is called."""
+    report = returns.measure(*known(), quiet)["players"]
+    for name in ("greedy", "sampled", "oracle"):
+        assert report[name]["success"]["rate"] == 1.0
+        assert report[name]["return"]["mean"] == 1.0
+    assert 0.2 < report["memory_off"]["success"]["rate"] < 0.8
+    assert report["random"]["success"]["rate"] < 0.2
+    assert "it acts by what it remembers" in returns.verdict({"players": report})
+
+
+class Fading(Rememberer):
+    """Keeps the cue for `span` steps, then takes it for the first one."""
+
+    def __init__(self, span: int) -> None:
+        super().__init__()
+        self.span = span
+
+    def act(
+        self, observation: dict[str, Tensor], state: Tensor, is_first: Tensor, deterministic: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As the rememberer; the state is the cue, and its age in hundredths."""
+        seen = observation["observation"]
+        shown = seen[:, :2].any(-1)
+        age = torch.where(shown, 0, state // 10 + 1)
+        cue = torch.where(shown, seen[:, :2].argmax(-1), state % 10)
+        cue = torch.where(age > self.span, 0, cue)
+        return torch.where(seen[:, 3] > 0, UP + cue, FORWARD), 10 * age + cue
+
+
+@pytest.mark.parametrize("span", [10, 30, 170])
+def test_the_memory_horizon_is_that_of_the_memory(span: int) -> None:
+    """Fails where a delay counts as solved that is not, or the search ends too soon."""
+    subject, budget = known()
+    agent: Any = Fading(span)
+    report = horizon.measure(Subject(Path(), agent, subject.config), budget, quiet)
+    assert report["horizon"] <= span < report["failed"]
+    assert report["failed"] / report["horizon"] < 1.7
+    for point in report["by_delay"]:
+        assert (point["memory"]["rate"] == 1.0) == (point["delay"] <= span)
+        assert 0.2 < point["memory_off"]["rate"] < 0.8
+
+
+def test_a_memory_without_end_is_limited_by_the_steps_allowed() -> None:
+    report = horizon.measure(*known(), quiet)
+    assert (report["horizon"], report["failed"]) == (199, None)
+    assert "longer ones were not tried" in horizon.verdict(report)
+
+
+def test_no_memory_has_no_horizon() -> None:
+    subject, budget = known()
+    agent: Any = Fading(0)
+    report = horizon.measure(Subject(Path(), agent, subject.config), budget, quiet)
+    assert (report["horizon"], report["failed"]) == (0, 6)
+    assert "No memory horizon" in horizon.verdict(report)
+
+
+def test_forgetting_costs_where_something_was_remembered() -> None:
+    """Fails where a memory is not cleared when it says so: the cue is needed all the way."""
+    report = ablate.measure(*known(), quiet)
+    assert report["whole"]["success"]["rate"] == 1.0
+    assert [found["steps"] for found in report["once"]] == [1, 6, 10, 15, 19, 24]
+    assert [found["steps"] for found in report["every"]] == [1, 4, 16]
+    for found in (*report["once"], *report["every"]):
+        assert 0.2 < found["success"]["rate"] < 0.8
+
+
+def test_memory_is_cleared_once_and_no_more() -> None:
+    agent: Any = Rememberer()
+    streams = EnvStreams(partial(TMaze, 9), 3, seed=0)
+    play(AgentPlayer(agent, forget=partial(ablate.once, 4)), streams, 6)
+    streams.close()
+    cleared = [bool(is_first.all()) for _, is_first in agent.calls]
+    assert cleared[:11] == [step in (0, 4) for step in range(10)] + [False]
+
+
+def test_runs_side_by_side(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Fails where seeds are not summed up, or differences are not told."""
+    other = Path(shutil.copytree(copied, tmp_path / "other"))
+    form = json.loads((other / "config.json").read_text())
+    form["config"]["seed"] = 1
+    (other / "config.json").write_text(json.dumps(form))
+    asked = [str(copied), str(other), "--episodes", "4"]
+    assert main(["evaluate", *asked, "--suite", "return", "horizon"]) == 0
+    assert "Seeds together" in capsys.readouterr().out
+    assert main(["evaluate", str(other), "--episodes", "6"]) == 0
+    for _ in range(2):
+        assert main(["compare", *asked[:2], "--out", str(tmp_path / "side")]) == 0
+    page = (tmp_path / "side-2" / "report.html").read_text()
+    for word in ("memory horizon", "Seeds together", "run, other", "episodes differs: 4, 6."):
+        assert word in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_what_was_not_evaluated_cannot_be_compared(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails where a folder is made for nothing."""
+    shutil.rmtree(copied / "evaluation")
+    assert main(["compare", str(copied), "--out", str(tmp_path / "side")]) == 2
+    assert "was not evaluated yet: clew evaluate" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "nowhere")]) == 2
+    assert "no folder" in capsys.readouterr().err
+    assert not (tmp_path / "side").exists()
+
+
+def test_every_player_meets_the_same_episodes() -> None:
+    """Fails where the dice of one player decide the mazes of the next."""
+    met = []
+    for who in (OraclePlayer(), RandomPlayer(3)):
+        streams = EnvStreams(partial(TMaze, 5, spare=0), 4, seed=8)
+        cues: list[np.ndarray] = []
+        play(who, streams, 4, watch=lambda r, _, cues=cues: cues.append(r.observation))
+        streams.close()
+        met.append(cues[0])
+    assert (met[0] == met[1]).all()
+    assert met[0][:, :2].any(1).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
@@ -145,29 +343,49 @@ def test_an_environment_that_never_ends_is_cut(
     config = quick(env="CartPole-v1", env_kwargs={"max_episode_steps": 10_000})
     space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     agent = Agent(space, gym.spaces.Discrete(2), config.model)
-    report = evaluate(agent, config, episodes=3, seed=0, max_steps=5)
+    found = play_new(AgentPlayer(agent), config, episodes=3, seed=0, max_steps=5)
+    report = returns.summary(found)
     assert report["length"] == {"mean": 5.0, "ci95": [5.0, 5.0]}
     assert report["success"] is None
     assert "3 of 3 episodes were cut after 5 steps" in caplog.text
 
 
 def test_intervals() -> None:
-    """Wilson for 8 of 10 from Brown, Cai & DasGupta's formula; the mean's by hand."""
+    """Wilson for 8 of 10 from Brown, Cai & DasGupta's formula; a mean's beside the normal one."""
     assert rate_ci([True] * 8 + [False] * 2) == {
         "rate": 0.8,
         "ci95": pytest.approx([0.4902, 0.9433], abs=1e-4),
     }
     assert rate_ci([True] * 20)["ci95"] == pytest.approx([0.8389, 1.0], abs=1e-4)
-    assert mean_ci([1, 2, 3, 4]) == {"mean": 2.5, "ci95": pytest.approx([1.2348, 3.7652], abs=1e-4)}
+    values = np.random.default_rng(0).normal(3.0, 1.0, 400).tolist()
+    low, high = mean_ci(values)["ci95"]
+    assert (low, high) == pytest.approx(
+        (np.mean(values) - 0.096, np.mean(values) + 0.096), abs=0.01
+    )
     assert mean_ci([7.0]) == {"mean": 7.0, "ci95": None}
 
 
 def test_episodes_that_do_not_say_count_as_failures_where_others_say() -> None:
     episodes = [Episode(0, 3, 1.0, True), Episode(0, 3, 0.0, None)]
-    assert summary(episodes)["success"]["rate"] == 0.5
-    assert summary(episodes[1:])["success"] is None
-    report = {"env": "x", "episodes": 1, "seed": 0, **summary(episodes[1:])}
-    show(report | {"memory_off": summary(episodes[1:])})
+    assert returns.summary(episodes)["success"]["rate"] == 0.5
+    silent = returns.summary(episodes[1:])
+    assert silent["success"] is None
+    players = {"players": {"greedy": silent, "memory_off": silent}}
+    assert returns.sheets(players)[0].rows[0] == ("greedy", "0", "not reported", "3")
+    assert "mean return of 0" in returns.verdict(players)
+
+
+def test_interquartile_mean() -> None:
+    """The middle half; of five values, the second and the fourth count three quarters."""
+    assert interquartile_mean(np.array([100.0, 1.0, 2.0, -50.0])) == 1.5
+    assert interquartile_mean(np.array([0.0, 1.0, 2.0, 4.0, 9.0])) == pytest.approx(5.75 / 2.5)
+
+
+def test_runs_are_drawn_from_by_themselves() -> None:
+    """Fails where the interval of several runs mixes their episodes: each of these is constant."""
+    found = iqm_ci([[1.0] * 8, [3.0] * 8])
+    assert found == {"iqm": 2.0, "ci95": [2.0, 2.0], "runs": 2}
+    assert written(found) == "2 [2, 2]"
 
 
 def test_stable_baselines_evaluates_our_agent(finished: Path) -> None:

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from runs import folder
 from runs.config import Config
-from runs.evaluate import mean_ci, rate_ci
+from runs.evaluation.returns import verdict
+from runs.evaluation.statistics import mean_ci, rate_ci
 from runs.progress import Meter, Progress
 from runs.recipes import RECIPES, find_recipe
-from runs.session import program, verdict
+from runs.session import program
 from runs.train import Trainer
 from worldmodel.spaces import text_leaves
 
@@ -94,11 +95,11 @@ def report(on: list[bool] | list[float], off: list[bool] | list[float]) -> dict[
     for values in (on, off):
         successes = rate_ci([bool(v) for v in values]) if isinstance(values[0], bool) else None
         parts.append({"return": mean_ci(values), "success": successes})
-    return parts[0] | {"memory_off": parts[1]}
+    return {"players": {"greedy": parts[0], "memory_off": parts[1]}}
 
 
 def test_verdict_says_whether_memory_matters() -> None:
-    assert "100.0% of new episodes, with memory off in 50.0%: it acts by" in verdict(
+    assert "100.0 % of new episodes, with memory off in 50.0 %: it acts by" in verdict(
         report([True] * 100, [True, False] * 50)
     )
     assert "no clear difference" in verdict(report([True] * 10, [True] * 10))

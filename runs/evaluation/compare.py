@@ -1,0 +1,125 @@
+"""Runs side by side: the newest report of every suite, in one table and one page.
+
+Runs that differ in nothing but their seed are summed up as well, by the interquartile mean over all
+their episodes with a stratified bootstrap interval (Agarwal et al. 2021).
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from runs import folder
+from runs.evaluation.report import Page, newest_report
+from runs.evaluation.statistics import iqm_ci, rate_ci, written
+from runs.evaluation.suite import Report, Sheet
+from runs.evaluation.suites import SUITES
+
+Reports = dict[Path, dict[str, Report]]
+
+
+def read(runs: Sequence[Path]) -> Reports:
+    """The newest reports of runs, by suite.
+
+    Raises:
+        ValueError: where a folder is no run, or was not evaluated; says how that is done.
+    """
+    found: Reports = {}
+    for run in runs:
+        folder.read_config(run)
+        reports = {name: newest_report(run, name) for name in SUITES}
+        found[run] = {name: report for name, report in reports.items() if report}
+        if not found[run]:
+            raise ValueError(f"{run} was not evaluated yet: clew evaluate {run}")
+    return found
+
+
+def sheets(found: Reports) -> list[Sheet]:
+    """All runs in one table, and seeds of the same settings together in another."""
+    lines = {run: headlines(reports) for run, reports in found.items()}
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    rows = [
+        (run.name, *(line.get(name, "not measured") for name in columns))
+        for run, line in lines.items()
+    ]
+    tables = [Sheet("Runs side by side", ("run", *columns), rows, differences(found))]
+    return [*tables, *together(found)]
+
+
+def headlines(reports: dict[str, Report]) -> dict[str, str]:
+    """What all suites found of one run, in a few words each."""
+    line = {}
+    for name, report in reports.items():
+        line |= SUITES[name].headline(report)
+    return line
+
+
+def differences(found: Reports) -> str:
+    """What was not the same for all, so that nobody compares it without knowing."""
+    notes = []
+    for key in ("env", "env_kwargs", "episodes", "seed"):
+        values = {json.dumps(r[key]) for reports in found.values() for r in reports.values()}
+        if len(values) > 1:
+            notes.append(f"{key} differs: {', '.join(sorted(values))}.")
+    return " ".join(notes)
+
+
+def together(found: Reports) -> list[Sheet]:
+    """Runs of the same settings but for the seed, as one."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for run, reports in found.items():
+        if "return" in reports:
+            groups[_settings(run)].append(run)
+    rows = [
+        (", ".join(run.name for run in runs), who, *_joint(found, runs, who))
+        for runs in groups.values()
+        if len(runs) > 1
+        for who in found[runs[0]]["return"]["players"]
+    ]
+    columns = ("runs", "player", "return, interquartile mean", "success")
+    return [Sheet("Seeds together", columns, rows)] if rows else []
+
+
+def _settings(run: Path) -> str:
+    config, _ = folder.read_config(run)
+    return json.dumps(asdict(config) | {"seed": 0, "threads": 0}, sort_keys=True)
+
+
+def _joint(found: Reports, runs: Sequence[Path], who: str) -> tuple[str, str]:
+    each = [found[run]["return"]["players"][who]["each"] for run in runs]
+    successes = [bool(value) for part in each for value in part["success"]]
+    reported = any(value is not None for part in each for value in part["success"])
+    share = rate_ci(successes) if reported else None
+    return written(iqm_ci([part["return"] for part in each])), written(share)
+
+
+def write(found: Reports, out: Path) -> Path:
+    """One page on all runs: tables, and how they learned."""
+    page = Page(out, "Comparison", {"runs": ", ".join(str(run) for run in found)})
+    page.write(sheets(found), curves(list(found)))
+    return out / "report.html"
+
+
+def curves(runs: Sequence[Path]) -> dict[str, Figure]:
+    """Return in training, by environment steps and by hours."""
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    steps, hours = figure.subplots(1, 2, sharey=True)
+    for run in runs:
+        lines = [line for line in metrics(run) if "episode/return" in line]
+        returns = [line["episode/return"] for line in lines]
+        steps.plot([line["env_steps"] for line in lines], returns, label=run.name)
+        hours.plot([line["time"]["seconds"] / 3600 for line in lines], returns)
+    steps.set(xlabel="environment steps", ylabel="return in training")
+    hours.set(xlabel="hours")
+    steps.legend()
+    return {"learning": figure}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

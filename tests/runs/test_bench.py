@@ -6,7 +6,6 @@ import math
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from runs.bench import context, machine, peer, plot, precision
+from runs.bench import context, machine, peer, precision
 from runs.bench.figures import FIGURES, Scale, judge, tiny
 from runs.bench.footprint import Request, measure
 from runs.bench.rollout import carry_bytes
@@ -76,21 +75,7 @@ def test_numbers_behind_the_figures_are_there(report: dict[str, Any]) -> None:
 def test_results_are_files_and_nothing_else_is_printed(ran: tuple[Path, str]) -> None:
     out, said = ran
     assert json.loads((out / context.RESULT).read_text()) == json.loads(said)
-    assert (out / context.PICTURE).exists() == (find_spec("matplotlib") is not None)
-
-
-def test_a_picture_is_drawn(report: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    assert plot.draw(report["series"], "title", tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_there_is_no_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plot, "import_module", _missing)
-    assert not plot.draw({}, "title", tmp_path / "picture.png")
-    assert not list(tmp_path.iterdir())
+    assert (out / context.PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_transformers_the_figure_says_what_it_needs(

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -168,7 +168,7 @@ class Baseline:
     def save(self, folder: Path, config: BaselineConfig) -> None:
         """Write `baseline.safetensors` and `baseline.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.policy.state_dict(), folder / "baseline.safetensors")
+        save_model(self.policy, str(folder / "baseline.safetensors"))
         about = {
             "kind": self.kind,
             "settings": asdict(config),
@@ -188,7 +188,7 @@ class Baseline:
         settings = from_dict(BaselineConfig, about["settings"], "baseline")
         algorithm, name, kwargs = _algorithm(about["kind"], seen, settings)
         policy = algorithm.policy_aliases[name](seen, acted, lambda _: 0.0, **kwargs)
-        policy.load_state_dict(load_file(folder / "baseline.safetensors"))
+        load_model(policy, folder / "baseline.safetensors")
         return cls(about["kind"], observed, acted, policy)
 
 

@@ -31,6 +31,7 @@ from worldmodel.spaces import flatten_observation, flatten_space, space_from_jso
 
 Kind = Literal["ppo", "recurrent-ppo", "random", "oracle"]
 LEARNED = ("ppo", "recurrent-ppo")
+ABOUT = "baseline.json"
 VECTOR = "vector"  # the part that is no picture
 
 
@@ -176,12 +177,12 @@ class Baseline:
             "action_space": space_to_json(self.action_space),
             "seen_space": space_to_json(self.policy.observation_space),
         }
-        (folder / "baseline.json").write_text(json.dumps(about, indent=1))
+        (folder / ABOUT).write_text(json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> "Baseline":
         """The baseline that `save` wrote."""
-        about = json.loads((folder / "baseline.json").read_text())
+        about = json.loads((folder / ABOUT).read_text())
         observed, acted, seen = (
             space_from_json(about[f"{of}_space"]) for of in ("observation", "action", "seen")
         )
@@ -258,6 +259,45 @@ def learn(kind: Kind, config: Config, settings: BaselineConfig, folder: Path) ->
     bare = make(config.env, config.env_kwargs, config.wrappers)
     bare.close()
     return Baseline(kind, bare.observation_space, bare.action_space, model.policy)
+
+
+def run(kind: Kind, config: Config, settings: BaselineConfig, out: Path, name: str = "") -> Path:
+    """Train a baseline in a run's folder of its own, and evaluate it as an agent of ours; the folder.
+
+    Raises:
+        RefusalError: for a mistake in what was asked for; no folder is left behind.
+    """
+    console = Console(highlight=False)
+    path = out / (name or default_name(config, kind))
+    with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
+        _check(kind, config, settings)
+        folder.write_config(path, config, f"baseline {kind}", "torch")
+    console.print(f"Baseline {kind} in {config.env}, {config.steps:,} steps: {path}", soft_wrap=True)
+    final = path / "checkpoints" / f"step-{config.steps:010d}"
+    if kind in LEARNED:
+        learn(kind, config, settings, path).save(final, settings)
+    else:
+        final.mkdir(parents=True)
+        (final / ABOUT).write_text(json.dumps({"kind": kind}))
+    (final / "done").touch()
+    if config.evaluation_episodes:
+        evaluate(load_subject(path), [returns.SUITE], Budget(config.evaluation_episodes), console)
+    return path
+
+
+def _check(kind: Kind, config: Config, settings: BaselineConfig) -> None:
+    """See that the environment is there and suits SB3, before anything is learned."""
+    env = make(config.env, config.env_kwargs, config.wrappers)
+    env.close()
+    if kind == "oracle" and not hasattr(env.unwrapped, "oracle"):
+        raise ValueError(f"{config.env} has no oracle(): it cannot say what would be best.")
+    if kind in LEARNED:
+        flat_space(flatten_space(env.observation_space))
+        if config.steps < settings.rollout * config.num_envs:
+            raise ValueError(
+                f"steps = {config.steps} are fewer than one rollout of {settings.rollout} steps in "
+                f"{config.num_envs} environments: nothing would be learned."
+            )
 
 
 class Watch(BaseCallback):

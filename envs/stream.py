@@ -158,6 +158,7 @@ def plain(observation: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
+    """Whether two observations made plain are the same, but for rounding."""
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):

@@ -1,6 +1,8 @@
 """Each way to break the contract is found and named, and what keeps it is not blamed."""
 
 import re
+import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -112,6 +114,16 @@ class Failing(Fine):
         return super().step(action) if self.time < 3 else 1 / 0
 
 
+class Leaving(Fine):
+    def step(self, action):
+        return super().step(action) if self.time < 3 else sys.exit("bye")
+
+
+class Optionless(Fine):
+    def reset(self, *, seed=None):  # pyright: ignore
+        return super().reset(seed=seed)
+
+
 BROKEN = {
     Unseeded: r"reset\(\) takes no seed: write `def reset\(self, \*, seed=None",
     Careless: "the first observation .'time'. differs although seed and actions are the same",
@@ -127,6 +139,8 @@ BROKEN = {
     Uninformed: r"reset\(\) returned of type dict without info|returned dict without info",
     Old: r"step\(\) returned 4 values: Gymnasium's rule is `return observation, reward, term",
     Failing: r"step\(\) raised ZeroDivisionError: division by zero \(test_check.py, line \d+\)",
+    Leaving: r"step\(\) raised SystemExit: bye \(test_check.py, line \d+\)",
+    Optionless: r"reset\(\) takes no options: write `def reset\(self, \*, seed=None",
 }
 
 
@@ -154,6 +168,24 @@ def test_nothing_is_wrong_with_what_keeps_the_contract():
 )
 def test_known_environments_pass(env_id):
     assert check(make(env_id, guard=False), steps=300).wrong == []
+
+
+def test_what_is_interrupted_is_told(monkeypatch):
+    """Fails where Ctrl-C on an environment that hangs loses what was found, and where it hangs."""
+    monkeypatch.setattr("envs.check.LATE", 0.05)
+
+    class Hanging(Fine):
+        def step(self, action):
+            if self.time == 3:
+                time.sleep(0.1)
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    found = check(Hanging(), steps=40)
+    assert found.notes == ["interrupted after 3 steps"]
+    (wrong,) = found.wrong
+    said = r"step\(\) gave no answer for 0.1 s, and was interrupted \(test_check.py, line \d+\)"
+    assert re.match(said, wrong)
 
 
 def test_what_is_worth_knowing():

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from envs import ContractError, EnvFailedError
 from envs.loading import absolute, is_file
-from runs import folder
+from runs import checkpoint, folder
 from runs.config import Config
 from runs.evaluate import evaluate_agent, show
 from runs.progress import Progress
@@ -72,8 +73,12 @@ def resume(path: Path, steps: int | None = None) -> int:
 def _train(trainer: Trainer, recipe: str | None) -> int:
     console, config = Console(highlight=False), trainer.config
     _announce(console, trainer, recipe)
-    with _stopping(trainer), Progress(console, config) as progress:
-        trainer.run(on_progress=progress)
+    try:
+        with _stopping(trainer), Progress(console, config) as progress:
+            trainer.run(on_progress=progress)
+    except (EnvFailedError, ContractError):
+        console.print(_what_is_saved(trainer), soft_wrap=True, markup=False)
+        raise
     if trainer.env_steps < config.steps:
         console.print(f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True)
         return INTERRUPTED
@@ -89,7 +94,7 @@ def _evaluate(console: Console, trainer: Trainer) -> dict[str, Any] | None:
     console.print(f"Evaluating {episodes} new episodes, with memory and with memory off.")
     try:
         report = evaluate_agent(trainer.agent, trainer.config, episodes, seed=0)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvFailedError, ContractError):
         command = f"{program('clew')} evaluate {shlex.quote(str(trainer.folder))}"
         console.print(f"Training is saved. Evaluate it with: {command}", soft_wrap=True)
         raise
@@ -217,6 +222,16 @@ def _resume_command(trainer: Trainer) -> str:
     extended = trainer.config.steps != own.steps
     extra = f" --steps {trainer.config.steps}" if extended else ""
     return f"{program('clew')} train --resume {shlex.quote(str(trainer.folder))}{extra}"
+
+
+def _what_is_saved(trainer: Trainer) -> str:
+    """What is left of a run whose environments failed; who resumes it allows as many failures."""
+    if found := checkpoint.complete(trainer.folder):
+        step = int(found[-1].name.removeprefix("step-"))
+        return f"Saved up to step {step:,}. Go on from there with: {_resume_command(trainer)}"
+    return (
+        f"Nothing is saved: the first checkpoint comes at step {trainer.config.checkpoint_every:,}."
+    )
 
 
 def program(name: str) -> str:

@@ -80,7 +80,7 @@ def _maybe_turned(space: gym.Space) -> list[str]:
     ]
 
 
-def show_spaces(report: Mapping[str, Any], console: Console) -> None:
+def show_spaces(report: Mapping[str, Any], console: Console, steps: int) -> None:
     """Print how each key is read, and how actions are chosen."""
     table = Table("", "space", "how", title=escape(report["env"]), title_justify="left")
     for name, part in report["observation"].items():
@@ -88,6 +88,7 @@ def show_spaces(report: Mapping[str, Any], console: Console) -> None:
     action = report["action"]
     table.add_row("action", escape(action["space"]), escape(action["acted"]))
     console.print(table)
+    console.print(f"Playing {steps:,} steps of random actions. Ctrl-C ends it and tells the rest.")
 
 
 def show_findings(report: Mapping[str, Any], console: Console) -> None:

@@ -203,7 +203,7 @@ def check_env(arguments: list[str]) -> int:
     asked = _parse(CheckEnvArguments, "check-env", arguments)
     console = Console(highlight=False, quiet=asked.json)
     # Told before it is played, for that may end in a hang or in the death of this process.
-    on_read = partial(check_env_module.show_spaces, console=console)
+    on_read = partial(check_env_module.show_spaces, console=console, steps=asked.steps)
     with folder.refusing():
         report = check_env_module.check_env(
             asked.env, asked.env_kwargs, asked.wrappers, asked.steps, asked.seed, on_read

@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,19 @@ class _Player:
             self.tell(Fault(fault))
             raise _Broken
         self.begin()
+        self.ask("explore", np.random.default_rng(self.seed))
+        self.ask("oracle")
         self.act(self.env.action_space.sample())
         self.found.steps, self.found.seconds = 0, 0.0
+
+    def ask(self, name: str, *arguments: Any) -> None:
+        """What the environment itself would do, where it says that, must be an action."""
+        bare, space = self.env.unwrapped, self.env.action_space
+        if hasattr(bare, name) and space == bare.action_space:
+            with suppress(_Broken):  # told, and no reason not to play
+                action = self.call(name, getattr(bare, name), *arguments)
+                if not _is_action(space, action):
+                    self.tell(Fault(f"{name}() returned {action!r}, which is no action of {space}"))
 
     def begin(self, repeated: bool = False) -> Any:
         """Reset, and what is seen first."""
@@ -200,6 +212,13 @@ _VIEW = (
     "The observation that reset() or step() returned is changed by the next step: it is a view of "
     "a buffer that is used again. Return a copy, such as observation.copy()"
 )
+
+
+def _is_action(space: gym.Space, action: Any) -> bool:
+    try:
+        return bool(space.contains(np.asarray(action, space.dtype)))
+    except (TypeError, ValueError):
+        return False
 
 
 def _raised(name: str, error: BaseException, where: str) -> str:

@@ -34,6 +34,14 @@ class Fine(gym.Env):
         return {"time": np.array([self.time, self.np_random.random()], np.float32)}
 
 
+class Helpful(Fine):
+    def explore(self, rng):
+        return int(rng.integers(2))
+
+    def oracle(self):
+        return np.int64(1)
+
+
 class Unseeded(Fine):
     def reset(self, *, options=None):  # pyright: ignore
         return super().reset()
@@ -124,7 +132,25 @@ class Optionless(Fine):
         return super().reset(seed=seed)
 
 
+class Advised(Fine):
+    def explore(self, rng):
+        return int(rng.integers(2, 4))
+
+
+class Silent(Fine):
+    def oracle(self):
+        return None
+
+
+class Helpless(Fine):
+    def oracle(self):
+        raise NotImplementedError("later")
+
+
 BROKEN = {
+    Advised: r"explore\(\) returned [23], which is no action of Discrete\(2\)",
+    Silent: r"oracle\(\) returned None, which is no action of Discrete\(2\)",
+    Helpless: r"oracle\(\) raised NotImplementedError: later \(test_check.py, line \d+\)",
     Unseeded: r"reset\(\) takes no seed: write `def reset\(self, \*, seed=None",
     Careless: "the first observation .'time'. differs although seed and actions are the same",
     Forgetful: "reward or end of step 1 differs although seed",
@@ -156,6 +182,7 @@ def test_what_is_wrong_is_named(kind, said):
 
 def test_nothing_is_wrong_with_what_keeps_the_contract():
     """Fails where a good environment is blamed (the negative control)."""
+    assert check(Helpful(), steps=20).wrong == []
     found = check(Fine(), steps=42)
     assert (found.wrong, found.notes) == ([], [])
     assert (found.steps, found.episodes) == (42, 8)

@@ -68,7 +68,7 @@ def test_your_own_environment(
             Path(text.partition("\n")[0].removeprefix("# ")).write_text(text)
         elif kind == "sh":
             capsys.readouterr()
-            for line in text.splitlines():
+            for line in text.replace("\\\n", "").splitlines():
                 assert run(line) == 0, line
                 done.append(line.split()[1])
             said = re.sub(r"[\d,]+ steps/s", "", capsys.readouterr().out)

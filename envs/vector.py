@@ -19,7 +19,7 @@ from envs.workers import PATIENCE, EnvFailure, Here, Worker
 
 logger = logging.getLogger(__name__)
 
-RESTARTS = 10  # failures of its environments that a run may survive
+RESTARTS = 10  # failures of its environments that a run survives, from start (or resume) on
 
 
 class EnvFailedError(RuntimeError):
@@ -272,4 +272,4 @@ def _at_once(failure: EnvFailure) -> Exception:
     """A failure that no restart is tried for: the environment's own error, where it is known."""
     if isinstance(failure.__cause__, Exception) and failure.trace:
         return failure.__cause__
-    return EnvFailedError(f"{failure}\n{failure.trace}".rstrip())
+    return EnvFailedError(f"an environment failed as it began: {failure}\n{failure.trace}".rstrip())

@@ -4,6 +4,7 @@ import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -226,14 +227,16 @@ def _some(runs: tuple[Path, ...]) -> tuple[Path, ...]:
 def check_env(arguments: list[str]) -> int:
     """`clew check-env`; 1 where something is wrong."""
     asked = _parse(CheckEnvArguments, "check-env", arguments)
+    console = Console(highlight=False, quiet=asked.json)
+    # Told before it is played, for that may end in a hang or in the death of this process.
+    on_read = partial(check_env_module.show_spaces, console=console, steps=asked.steps)
     with folder.refusing():
         report = check_env_module.check_env(
-            asked.env, asked.env_kwargs, asked.wrappers, asked.steps, asked.seed
+            asked.env, asked.env_kwargs, asked.wrappers, asked.steps, asked.seed, on_read
         )
+    check_env_module.show_findings(report, console)
     if asked.json:
         print(json.dumps(report, indent=1))
-    else:
-        check_env_module.show(report, Console(highlight=False))
     return int(bool(report["wrong"]))
 
 

@@ -30,7 +30,8 @@ class Config:
     env_timeout: float = 120.0
     """Seconds that an environment in a process of its own may take for a step; 0 waits for ever."""
     env_restarts: int = 10
-    """Times that an environment that dies, hangs or returns NaN is begun anew, before all ends."""
+    """Times that environments that die, hang or return NaN are begun anew, before all ends; counted
+    from each start, --resume and evaluation."""
     steps: int = 100_000
     """Environment steps to train for."""
     prefill: int = 2_000

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from envs import ContractError, EnvFailedError
 from envs.loading import absolute, is_file
-from runs import folder
+from runs import checkpoint, folder
 from runs.config import Config
 from runs.evaluation import returns
 from runs.evaluation.evaluate import evaluate
@@ -73,8 +74,12 @@ def resume(path: Path, steps: int | None = None) -> int:
 def _train(trainer: Trainer, recipe: str | None) -> int:
     console, config = Console(highlight=False), trainer.config
     _announce(console, trainer, recipe)
-    with _stopping(trainer), Progress(console, config) as progress:
-        trainer.run(on_progress=progress)
+    try:
+        with _stopping(trainer), Progress(console, config) as progress:
+            trainer.run(on_progress=progress)
+    except (EnvFailedError, ContractError):
+        console.print(_what_is_saved(trainer), soft_wrap=True, markup=False)
+        raise
     if trainer.env_steps < config.steps:
         console.print(f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True)
         return INTERRUPTED
@@ -92,7 +97,7 @@ def _evaluate(console: Console, trainer: Trainer) -> None:
     subject = Subject(trainer.folder, trainer.agent, config)
     try:
         evaluate(subject, [returns.SUITE], Budget(config.evaluation_episodes), console)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvFailedError, ContractError):
         command = f"{program('clew')} evaluate {shlex.quote(str(trainer.folder))}"
         console.print(f"Training is saved. Evaluate it with: {command}", soft_wrap=True)
         raise
@@ -199,6 +204,16 @@ def _resume_command(trainer: Trainer) -> str:
     extended = trainer.config.steps != own.steps
     extra = f" --steps {trainer.config.steps}" if extended else ""
     return f"{program('clew')} train --resume {shlex.quote(str(trainer.folder))}{extra}"
+
+
+def _what_is_saved(trainer: Trainer) -> str:
+    """What is left of a run whose environments failed; who resumes it allows as many failures."""
+    if found := checkpoint.complete(trainer.folder):
+        step = int(found[-1].name.removeprefix("step-"))
+        return f"Saved up to step {step:,}. Go on from there with: {_resume_command(trainer)}"
+    return (
+        f"Nothing is saved: the first checkpoint comes at step {trainer.config.checkpoint_every:,}."
+    )
 
 
 def program(name: str) -> str:

@@ -6,7 +6,8 @@ else.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -38,6 +39,7 @@ class Moment(NamedTuple):
     is_last: bool
     episode: Episode | None
     number: int
+    info: Mapping[str, Any] = MappingProxyType({})
 
 
 def episode_seed(seed: int, env_index: int, episode_index: int) -> int:
@@ -46,10 +48,20 @@ def episode_seed(seed: int, env_index: int, episode_index: int) -> int:
 
 
 class Stream:
-    """The endless stream of one environment; its next episode is number `first`."""
+    """The endless stream of one environment; its next episode is number `first`.
 
-    def __init__(self, make_env: MakeEnv, seed: int, index: int, first: int = 0) -> None:
-        self.env = make_env()
+    `infos` names the parts of the environment's info that its records bring along.
+    """
+
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        seed: int,
+        index: int,
+        first: int = 0,
+        infos: Sequence[str] = (),
+    ) -> None:
+        self.env, self._infos = make_env(), infos
         self._seed, self._index, self._episode = seed, index, first - 1
         self._begin(None)
         self._pending_reset = True
@@ -64,9 +76,9 @@ class Stream:
         """Begin the next episode."""
         self._episode += 1
         own_seed = episode_seed(self._seed, self._index, self._episode)
-        observation, _ = self.env.reset(seed=own_seed)
+        observation, info = self.env.reset(seed=own_seed)
         self._begin(observation)
-        return self._moment({})
+        return self._moment(info)
 
     def step(self, action: Any) -> Moment:
         """One record further."""
@@ -88,6 +100,7 @@ class Stream:
             is_last=self._pending_reset,
             episode=self._summary(info) if self._pending_reset else None,
             number=self._episode,
+            info={name: info[name] for name in self._infos if name in info},
         )
 
     def _summary(self, info: Mapping[str, Any]) -> Episode:
@@ -103,6 +116,10 @@ class Stream:
             return bare.explore(rng)  # pyright: ignore[reportAttributeAccessIssue]
         self.env.action_space.seed(int(rng.integers(2**31)))
         return self.env.action_space.sample()
+
+    def oracle(self) -> Any:
+        """The action of the environment's own oracle, which knows everything."""
+        return self.env.unwrapped.oracle()  # pyright: ignore[reportAttributeAccessIssue]
 
     def name(self) -> str:
         """The env's id where it has one."""

@@ -368,4 +368,3 @@ def _categories(space: gym.Space) -> tuple[Any, Any]:
 def about(dataset: Any) -> str:
     """A dataset in a few words."""
     return f"{dataset.id}, {len(dataset):,} episodes, {dataset.total_steps:,} steps"
-

@@ -17,7 +17,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
+from envs.contract import ContractError
 from envs.dataset import ABOUT, import_minari
 from envs.stream import Episode
 from envs.vector import EnvStreams, Record
@@ -96,9 +98,9 @@ class Recorder:
         index, space = episode.stream, self.streams.observation_space
         episode.observations.append(_row(space, record.observation, index))
         if missing := [name for name in self.infos if name not in record.infos[index]]:
-            raise ValueError(
-                f"the environment does not give the info {missing[0]!r} with every record: "
-                "leave it out of --infos"
+            raise ContractError(
+                f"The environment does not give the info {missing[0]!r} with every record: leave "
+                "it out of --infos."
             )
         episode.infos.append({name: np.array(record.infos[index][name]) for name in self.infos})
 
@@ -121,10 +123,17 @@ class Recorder:
         yield EpisodeBuffer(seed=episode.seed, **parts)
 
 
-def write_dataset(folder: Path, dataset_id: str, recorder: Recorder, about: dict[str, Any]) -> None:
+def write_dataset(
+    folder: Path,
+    dataset_id: str,
+    recorder: Recorder,
+    about: Mapping[str, Any],
+    spec: EnvSpec | None = None,
+) -> None:
     """Record a dataset into a folder that is not there yet; where that fails, nothing is left.
 
-    `about` is kept in its metadata: with env, env_kwargs and wrappers it can be played anew.
+    `about`, kept in its metadata, has a policy and a description, and env, env_kwargs and wrappers
+    for whoever plays there anew. `spec` serves the same end for other users of Minari.
     """
     minari = import_minari()
     from minari.dataset.minari_storage import MinariStorage
@@ -134,7 +143,7 @@ def write_dataset(folder: Path, dataset_id: str, recorder: Recorder, about: dict
             partial / "data",
             recorder.streams.observation_space,
             recorder.streams.action_space,
-            about.pop("spec", None),
+            spec,
             "hdf5",
             jpeg_encoding=False,
         )

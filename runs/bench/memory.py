@@ -119,7 +119,7 @@ def _walk(config: Config, crossings: int, seed: int) -> tuple[Task, Crossings]:
     """Corridors of new episodes, walked through without a slip."""
     # All as long as the longest, where a task draws lengths of its own.
     fixed = {"shortest": None} if "shortest" in config.env_kwargs else {}
-    env = make(config.env, config.env_kwargs | fixed, config.wrappers)
+    env = make(config.known_env, config.env_kwargs | fixed, config.wrappers)
     corridor = env.unwrapped
     if not isinstance(corridor, Corridor):
         raise ValueError(

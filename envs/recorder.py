@@ -24,8 +24,8 @@ from envs.dataset import ABOUT, import_minari
 from envs.stream import Episode
 from envs.vector import EnvStreams, Record
 
-EPISODE_BYTES = 22_000  # about what HDF5 takes for an episode beside its data
-FLAGS = 6  # bytes of a reward and of two flags
+DATASET_BYTES = 3_000  # about what HDF5 takes for each array of an episode beside its data
+FLAGS = (4, 1, 1)  # bytes of a reward and of whether it was the last, by each kind of end
 
 Policy = Callable[[Record], np.ndarray]
 
@@ -171,20 +171,23 @@ def _whole_or_absent(folder: Path) -> Iterator[Path]:
         raise
 
 
-def frame_bytes(streams: EnvStreams, info: Mapping[str, Any]) -> int:
-    """What a step takes on disk, Text not counted; `info` is what is kept of one record's."""
-    kept = sum(np.asarray(value).nbytes for value in info.values())
-    return _nbytes(streams.observation_space) + _nbytes(streams.action_space) + kept + FLAGS
+def disk_bytes(streams: EnvStreams, info: Mapping[str, Any], frames: int, episodes: float) -> int:
+    """About what a dataset takes on disk, Text not counted; `info` is what is kept of a record's."""
+    kept = [np.asarray(value).nbytes for value in info.values()]
+    played = _sizes(streams.observation_space) + _sizes(streams.action_space)
+    arrays = [*played, *kept, *FLAGS]
+    return int(frames * sum(arrays) + episodes * len(arrays) * DATASET_BYTES)
 
 
-def _nbytes(space: gym.Space) -> int:
+def _sizes(space: gym.Space) -> list[int]:
+    """The bytes of each leaf."""
     if isinstance(space, spaces.Dict):
-        return sum(_nbytes(part) for part in space.values())
+        return [size for part in space.values() for size in _sizes(part)]
     if isinstance(space, spaces.Tuple):
-        return sum(map(_nbytes, space))
+        return [size for part in space for size in _sizes(part)]
     if isinstance(space, spaces.Text):
-        return 0
-    return np.dtype(space.dtype).itemsize * math.prod(space.shape or ())
+        return [0]
+    return [np.dtype(space.dtype).itemsize * math.prod(space.shape or ())]
 
 
 def _row(space: gym.Space, batch: Any, index: int) -> Any:

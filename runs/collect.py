@@ -24,7 +24,7 @@ from agent.agent import Agent
 from envs import EnvStreams, Record, make
 from envs.dataset import import_minari
 from envs.loading import absolute
-from envs.recorder import EPISODE_BYTES, Policy, Recorder, frame_bytes, write_dataset
+from envs.recorder import Policy, Recorder, disk_bytes, write_dataset
 from runs import folder
 from runs.config import Config
 from runs.evaluate import MAX_STEPS, load_run
@@ -36,7 +36,8 @@ from worldmodel.spaces import flatten_space, space_to_json
 POLICIES = ("explorer", "oracle", "random")
 INFOS = ("maze_layout", "agent_pos", "agent_dir", "targets_pos", "target_index")
 STREAM = 0x636F6C6C  # tells the seeds of recording from those of training
-SPARE = 1.1  # of the disk: what must be free for each byte that is to be written
+SPARE = 1.2  # what must be free on the disk for each byte of the estimate
+PROBE_STEPS, PROBE_SECONDS = 500, 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Subject(NamedTuple):
     """What it has of its own to act by."""
     info: dict[str, Any]
     """What is kept of its first info."""
+    ends: float
+    """How often a random step ends an episode."""
     spec: EnvSpec | None
     """What makes the bare environment anew; None where that is not what is played."""
 
@@ -118,7 +121,9 @@ def collect(asked: CollectArguments, console: Console) -> dict[str, Any]:
     try:
         with folder.refusing():
             policy, acts = _policy(asked, subject, streams)
-            size = _check_room(path, asked.frames * frame_bytes(streams, subject.info))
+            episodes = config.num_envs + asked.frames * subject.ends
+            size = disk_bytes(streams, subject.info, asked.frames, episodes)
+            _check_room(path, size)
         console.print(_announcement(config, asked, dataset_id, path, acts, size), soft_wrap=True)
         about = _about(config, asked, acts)
         with _Bar(console, asked.frames) as bar:
@@ -151,7 +156,7 @@ def _examine(config: Config, asked: CollectArguments) -> Subject:
         acts = env.action_space == bare.action_space
         names = {"explorer": "explore", "oracle": "oracle"}
         own = tuple(name for name, method in names.items() if acts and hasattr(bare, method))
-        return Subject(own, _kept(info, asked.infos), _spec(env))
+        return Subject(own, _kept(info, asked.infos), _ends(env), _spec(env))
     finally:
         env.close()
 
@@ -164,6 +169,19 @@ def _kept(info: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
         has = f"it has {', '.join(numbers)}" if numbers else "it has none with numbers in it"
         raise ValueError(f"The environment's reset gives no info {missing[0]!r}; {has}.")
     return {name: info[name] for name in names if name in numbers}
+
+
+def _ends(env: gym.Env) -> float:
+    """How often a step of a short random walk ends an episode."""
+    ends, steps, began = 0, 0, time.monotonic()
+    env.action_space.seed(0)
+    while steps < PROBE_STEPS and time.monotonic() - began < PROBE_SECONDS:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        steps += 1
+        if terminated or truncated:
+            ends += 1
+            env.reset(seed=ends)
+    return ends / steps
 
 
 def _spec(env: gym.Env) -> EnvSpec | None:
@@ -183,7 +201,7 @@ def _place(asked: CollectArguments) -> tuple[str, Path]:
     from minari.dataset.minari_dataset import DATASET_ID_RE
     from minari.storage import get_dataset_path
 
-    root = Path(asked.out).expanduser() if asked.out else get_dataset_path()
+    root = Path(asked.out).expanduser().resolve() if asked.out else get_dataset_path()
     version, stem = 0, asked.name or _default_name(asked)
     if asked.name:
         match = DATASET_ID_RE.fullmatch(asked.name)
@@ -269,16 +287,14 @@ class AgentPolicy:
         return action.cpu().numpy()
 
 
-def _check_room(path: Path, size: int) -> int:
-    """The bytes of all frames, if the disk has room for them."""
+def _check_room(path: Path, size: int) -> None:
     disk = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(disk).free
     if size * SPARE > free:
         raise ValueError(
-            f"The frames take {size / 1e6:,.0f} MB, and {disk} has {free / 1e6:,.0f} MB free. Ask "
+            f"The dataset takes about {size / 1e6:,.0f} MB, and {disk} has {free / 1e6:,.0f} MB free. Ask "
             "for fewer --frames, or put the dataset elsewhere with --out."
         )
-    return size
 
 
 def _about(config: Config, asked: CollectArguments, acts: str) -> dict[str, Any]:
@@ -325,12 +341,11 @@ def _announcement(
     config: Config, asked: CollectArguments, name: str, path: Path, acts: str, size: int
 ) -> str:
     kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
-    each = f"and some {EPISODE_BYTES // 1000} kB an episode"
     return "\n".join(
         [
             f"Environment: {config.env}{kwargs}, {config.num_envs} side by side",
             f"Policy: {acts}, seed {asked.seed}",
-            f"Dataset: {name}, {asked.frames:,} steps, {size / 1e6:,.1f} MB {each}",
+            f"Dataset: {name}, {asked.frames:,} steps, about {size / 1e6:,.1f} MB",
             f"In: {path}",
         ]
     )

@@ -172,7 +172,7 @@ def _whole_or_absent(folder: Path) -> Iterator[Path]:
 
 
 def disk_bytes(streams: EnvStreams, info: Mapping[str, Any], frames: int, episodes: float) -> int:
-    """About what a dataset takes on disk, Text not counted; `info` is what is kept of a record's."""
+    """About what a dataset takes on disk, without Text; `info` is what is kept of a record's."""
     kept = [np.asarray(value).nbytes for value in info.values()]
     played = _sizes(streams.observation_space) + _sizes(streams.action_space)
     arrays = [*played, *kept, *FLAGS]

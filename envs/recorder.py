@@ -8,6 +8,7 @@ as they are; Minari alone would make JPEGs of them.
 import math
 import os
 import shutil
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from envs.stream import Episode
 from envs.vector import EnvStreams, Record
 
 DATASET_BYTES = 3_000  # about what HDF5 takes for each array of an episode beside its data
+LONGEST_TEXT = 10_000
 FLAGS = (4, 1, 1)  # bytes of a reward and of whether it was the last, by each kind of end
 
 Policy = Callable[[Record], np.ndarray]
@@ -64,6 +66,9 @@ class Recorder:
     on_progress: Callable[[int], None] = lambda frames: None
     told: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.space = plain_space(self.streams.observation_space)
+
     def episodes(self) -> Iterator[Any]:
         """Episodes as Minari takes them, in the order in which they end."""
         n = self.streams.num_envs
@@ -95,7 +100,7 @@ class Recorder:
         episode.end = ends[0] if ends else None
 
     def _look(self, episode: Running, record: Record) -> None:
-        index, space = episode.stream, self.streams.observation_space
+        index, space = episode.stream, self.space
         episode.observations.append(_row(space, record.observation, index))
         if missing := [name for name in self.infos if name not in record.infos[index]]:
             raise ContractError(
@@ -113,7 +118,7 @@ class Recorder:
         self.told.append(episode.about())
         last = np.arange(len(episode.actions)) == len(episode.actions) - 1
         parts: dict[str, Any] = {
-            "observations": _stack(self.streams.observation_space, episode.observations),
+            "observations": _stack(self.space, episode.observations),
             "actions": np.stack(episode.actions),
             "rewards": np.array(episode.rewards, np.float32),
             "terminations": last & episode.terminated,
@@ -141,7 +146,7 @@ def write_dataset(
     with _whole_or_absent(folder) as partial:
         storage = MinariStorage.new(
             partial / "data",
-            recorder.streams.observation_space,
+            recorder.space,
             recorder.streams.action_space,
             spec,
             "hdf5",
@@ -174,9 +179,19 @@ def _whole_or_absent(folder: Path) -> Iterator[Path]:
 def disk_bytes(streams: EnvStreams, info: Mapping[str, Any], frames: int, episodes: float) -> int:
     """About what a dataset takes on disk, without Text; `info` is what is kept of a record's."""
     kept = [np.asarray(value).nbytes for value in info.values()]
-    played = _sizes(streams.observation_space) + _sizes(streams.action_space)
+    played = _sizes(plain_space(streams.observation_space)) + _sizes(streams.action_space)
     arrays = [*played, *kept, *FLAGS]
     return int(frames * sum(arrays) + episodes * len(arrays) * DATASET_BYTES)
+
+
+def plain_space(space: gym.Space) -> gym.Space:
+    """A space that Minari can write: text of all kinds, such as MiniGrid's missions, is Text."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict([(name, plain_space(part)) for name, part in space.items()])
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([plain_space(part) for part in space])
+    is_text = space.dtype is not None and space.dtype.kind == "U"
+    return spaces.Text(LONGEST_TEXT, charset=string.printable) if is_text else space
 
 
 def _sizes(space: gym.Space) -> list[int]:

@@ -292,8 +292,8 @@ def _check_room(path: Path, size: int) -> None:
     free = shutil.disk_usage(disk).free
     if size * SPARE > free:
         raise ValueError(
-            f"The dataset takes about {size / 1e6:,.0f} MB, and {disk} has {free / 1e6:,.0f} MB free. "
-            "Ask for fewer --frames, or put the dataset elsewhere with --out."
+            f"The dataset takes about {size / 1e6:,.0f} MB, and {disk} has {free / 1e6:,.0f} MB "
+            "free. Ask for fewer --frames, or put the dataset elsewhere with --out."
         )
 
 

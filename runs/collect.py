@@ -185,10 +185,12 @@ def _ends(env: gym.Env) -> float:
 
 
 def _spec(env: gym.Env) -> EnvSpec | None:
-    bare, spec = env.unwrapped, env.unwrapped.spec
+    """What makes the environment anew by Gymnasium alone; None where that would be another."""
+    bare, spec = env.unwrapped, copy.deepcopy(env.spec)
     spaces = (env.observation_space, env.action_space)
     if spec is None or spaces != (bare.observation_space, bare.action_space):
         return None
+    spec.additional_wrappers = ()
     try:
         spec.to_json()
     except (TypeError, ValueError):  # made by a function, or with arguments that JSON has not

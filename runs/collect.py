@@ -36,7 +36,7 @@ from worldmodel.spaces import flatten_space, space_to_json
 POLICIES = ("explorer", "oracle", "random")
 INFOS = ("maze_layout", "agent_pos", "agent_dir", "targets_pos", "target_index")
 STREAM = 0x636F6C6C  # tells the seeds of recording from those of training
-SPARE = 1.2  # what must be free on the disk for each byte of the estimate
+SPARE = 1.4  # what must be free for a byte of the estimate: HDF5 fills up whole chunks
 PROBE_STEPS, PROBE_SECONDS = 500, 1.0
 
 

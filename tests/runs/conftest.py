@@ -27,7 +27,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if sys.version_info < (3, 11):
         pytest.skip("Minari needs Python 3.11")
     out = tmp_path_factory.mktemp("datasets")
-    asked = "--env-kwargs length=5 --policy oracle --frames 200 --name of/oracle-v0"
+    asked = "--env-kwargs length=5 --policy oracle --frames 192 --name of/oracle-v0"
     assert main(["collect", "clew/TMaze-v0", *asked.split(), "--out", str(out)]) == 0
     return out / "of" / "oracle-v0"
 

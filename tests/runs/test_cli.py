@@ -115,7 +115,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("train debug --device abacus", "'abacus' cannot be used here"),
         ("train debug --scan mamba", "scan = 'mamba' must be one of auto, torch, mamba-ssm"),
         ("train debug --scan mamba-ssm --device cpu", "needs a CUDA device, and the device is cpu"),
-        ("collect", "the following arguments are required: ENV"),
+        ("collect", "Missing from clew collect: ENV"),
         ("collect CartPole-v9", "unknown env id 'CartPole-v9'; nearest ids: CartPole-v"),
         ("collect CartPole-v1 --frames 0", "frames = 0 must be at least 1"),
         ("train --env CartPole-v9", "unknown env id 'CartPole-v9'; nearest ids: CartPole-v"),

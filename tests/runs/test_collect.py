@@ -81,7 +81,7 @@ def test_the_oracle_earns_what_an_oracle_earns(
     whole = [one for one in told if not one["cut"]]
     assert len(whole) > 20
     assert {(one["return"], bool(one["success"])) for one in whole} == {(1.0, True)}
-    assert dataset.total_steps == 200
+    assert dataset.total_steps == 192
     report = collect(capsys, *TMAZE, "--policy", "explorer", "--frames", "300")
     assert 0.1 < report["success"] < 0.9
     assert report["episodes"] > report["cut"] > 0
@@ -177,7 +177,7 @@ def test_a_model_is_trained_and_measured(
     assert main(["train", "--dataset", str(recorded), *QUICK, "--name", "run"]) == 0
     said = capsys.readouterr().out
     assert "Dataset: of/oracle-v0, " in said
-    assert "200 steps, 16 side by side" in said
+    assert "192 steps, 16 side by side" in said
     assert "Recorded in: clew/TMaze-v0 length=5" in said
     assert "World model alone" in said
     assert "bench memory outputs/run" in said

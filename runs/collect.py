@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -107,36 +108,39 @@ def collect(asked: CollectArguments, console: Console) -> dict[str, Any]:
     """
     with folder.refusing():
         import_minari()
-        config = Config(
-            env=absolute(asked.env),
-            env_kwargs=asked.env_kwargs,
-            wrappers=asked.wrappers,
-            parallel=asked.parallel,
-            num_envs=min(asked.num_envs, asked.frames),
-        )
-        subject = _examine(config, asked)
-        dataset_id, path = _place(asked)
-        seed, infos = collection_seed(asked.seed), tuple(subject.info)
+        config = _config(asked)
+        subject = _examine(config, asked.infos)
+        name, path = _place(asked)
+        infos = tuple(subject.info)
+        seed = collection_seed(asked.seed)
         streams = make_streams(config, config.num_envs, seed, asked.max_steps, infos)
     try:
         with folder.refusing():
             policy, acts = _policy(asked, subject, streams)
-            episodes = config.num_envs + asked.frames * subject.ends
-            size = disk_bytes(streams, subject.info, asked.frames, episodes)
+            size = _size(streams, subject, asked.frames)
             _check_room(path, size)
-        console.print(_announcement(config, asked, dataset_id, path, acts, size), soft_wrap=True)
         about = _about(config, asked, acts)
+        _announce(console, about, name, path, asked.frames, size)
         with _Bar(console, asked.frames) as bar:
             recorder = Recorder(streams, policy, asked.frames, infos, bar)
-            _write(path, dataset_id, recorder, about, subject.spec)
-        seconds = time.monotonic() - bar.began
+            _write(path, name, recorder, about, subject.spec)
     finally:
         streams.close()
     if not asked.out:
-        _name_space(dataset_id)
-    report = {"dataset": dataset_id, "path": str(path), **about, "frames": asked.frames}
-    found_by = str(path) if asked.out else dataset_id
-    return report | _outcome(recorder, path) | {"seconds": seconds, "found_by": found_by}
+        _name_space(name)
+    found_by = str(path) if asked.out else name
+    report = {"dataset": name, "path": str(path), "found_by": found_by, **about}
+    return report | {"frames": asked.frames, "seconds": bar.seconds} | _outcome(recorder, path)
+
+
+def _config(asked: CollectArguments) -> Config:
+    return Config(
+        env=absolute(asked.env),
+        env_kwargs=asked.env_kwargs,
+        wrappers=asked.wrappers,
+        parallel=asked.parallel,
+        num_envs=min(asked.num_envs, asked.frames),
+    )
 
 
 def collection_seed(seed: int) -> int:
@@ -144,7 +148,7 @@ def collection_seed(seed: int) -> int:
     return int(np.random.SeedSequence([STREAM, seed]).generate_state(1, np.uint64)[0])
 
 
-def _examine(config: Config, asked: CollectArguments) -> Subject:
+def _examine(config: Config, infos: tuple[str, ...]) -> Subject:
     """Play the first record of an environment, and see what it has."""
     env = make(config.env, config.env_kwargs, config.wrappers)
     try:
@@ -156,7 +160,7 @@ def _examine(config: Config, asked: CollectArguments) -> Subject:
         acts = env.action_space == bare.action_space
         names = {"explorer": "explore", "oracle": "oracle"}
         own = tuple(name for name, method in names.items() if acts and hasattr(bare, method))
-        return Subject(own, _kept(info, asked.infos), _ends(env), _spec(env))
+        return Subject(own, _kept(info, infos), _ends(env), _spec(env))
     finally:
         env.close()
 
@@ -175,12 +179,13 @@ def _ends(env: gym.Env) -> float:
     """How often a step of a short random walk ends an episode."""
     ends, steps, began = 0, 0, time.monotonic()
     env.action_space.seed(0)
-    while steps < PROBE_STEPS and time.monotonic() - began < PROBE_SECONDS:
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        steps += 1
-        if terminated or truncated:
-            ends += 1
-            env.reset(seed=ends)
+    with suppress(Exception):  # of the environment's: the streams will tell, or survive it
+        while steps < PROBE_STEPS and time.monotonic() - began < PROBE_SECONDS:
+            steps += 1
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                ends += 1
+                env.reset(seed=ends)
     return ends / steps
 
 
@@ -289,6 +294,12 @@ class AgentPolicy:
         return action.cpu().numpy()
 
 
+def _size(streams: EnvStreams, subject: Subject, frames: int) -> int:
+    """About what the dataset takes on disk, in bytes."""
+    episodes = streams.num_envs + frames * subject.ends
+    return disk_bytes(streams, subject.info, frames, episodes)
+
+
 def _check_room(path: Path, size: int) -> None:
     disk = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(disk).free
@@ -301,13 +312,14 @@ def _check_room(path: Path, size: int) -> None:
 
 def _about(config: Config, asked: CollectArguments, acts: str) -> dict[str, Any]:
     """What the dataset says of itself."""
+    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
     return {
         "version": folder.version(),
         "env": config.env,
         "env_kwargs": config.env_kwargs,
         "wrappers": list(config.wrappers),
         "policy": asked.policy,
-        "description": f"Recorded in {config.env} by clew collect: {acts}, seed {asked.seed}.",
+        "description": f"Recorded in {config.env}{kwargs} by {acts}, seed {asked.seed}.",
         "num_envs": config.num_envs,
         "seed": asked.seed,
     }
@@ -339,18 +351,16 @@ def _name_space(dataset_id: str) -> None:
         create_namespace(namespace)
 
 
-def _announcement(
-    config: Config, asked: CollectArguments, name: str, path: Path, acts: str, size: int
-) -> str:
-    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
-    return "\n".join(
-        [
-            f"Environment: {config.env}{kwargs}, {config.num_envs} side by side",
-            f"Policy: {acts}, seed {asked.seed}",
-            f"Dataset: {name}, {asked.frames:,} steps, about {size / 1e6:,.1f} MB",
-            f"In: {path}",
-        ]
-    )
+def _announce(
+    console: Console, about: dict[str, Any], name: str, path: Path, frames: int, size: int
+) -> None:
+    """What is about to be recorded, and what it takes."""
+    lines = [
+        f"{about['description']} {about['num_envs']} side by side.",
+        f"Dataset: {name}, {frames:,} steps, about {size / 1e6:,.1f} MB",
+        f"In: {path}",
+    ]
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
 def _outcome(recorder: Recorder, path: Path) -> dict[str, Any]:
@@ -388,6 +398,7 @@ class _Bar:
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.began = console, total, time.monotonic()
+        self.seconds = 0.0
         self.lines = 0
         columns = BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
         self.bar = Progress(*columns, console=console) if console.is_terminal else None
@@ -399,6 +410,7 @@ class _Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self.began
         if self.bar:
             self.bar.stop()
 

@@ -96,10 +96,13 @@ def test_what_has_no_oracle_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_where_there_is_no_explorer_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", "CartPole-v1", "--frames", "30", "--num-envs", "2"]) == 0
-    assert "Policy: random actions, since it has no explorer" in capsys.readouterr().out
+    assert (
+        "by random actions, since it has no explorer, seed 0. 2 side by side"
+        in capsys.readouterr().out
+    )
     assert main(["collect", *TMAZE]) == 0
     said = capsys.readouterr().out
-    assert "Policy: its own explorer" in said
+    assert "Recorded in clew/TMaze-v0 length=5 by its own explorer, seed 0" in said
     assert "Dataset: clew-tmaze-v0/explorer-v0, 90 steps, about 0." in said
     assert "90/90 steps ·" in said
     assert "train --dataset clew-tmaze-v0/explorer-v0" in said

@@ -49,7 +49,7 @@ def import_minari() -> Any:
         ValueError: where it is not installed, or Python is too old for it.
     """
     if sys.version_info < (3, 11):
-        has = f"{sys.version_info.major}.{sys.version_info.minor}"
+        has = ".".join(map(str, sys.version_info[:2]))
         raise ValueError(f"datasets need Minari, which needs Python 3.11 or newer; this is {has}.")
     try:
         import h5py  # noqa: F401
@@ -288,7 +288,10 @@ class DatasetStreams:
         if ends[:-1].any():
             wrong.append("it goes on after its end")
         if wrong:
-            raise DatasetError(f"dataset {self.dataset.id}, episode {episode['id']}: {wrong[0]}")
+            raise DatasetError(
+                f"dataset {self.dataset.id}, episode {episode['id']}: {wrong[0]}: make the dataset "
+                "without that episode, or put it right"
+            )
         return Playing(
             int(episode["id"]),
             observations,

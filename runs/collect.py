@@ -107,9 +107,9 @@ def collect(asked: CollectArguments, console: Console) -> dict[str, Any]:
         RefusalError: for a mistake in what was asked for, and where the disk is too small.
     """
     with folder.refusing():
-        import_minari()
         config = _config(asked)
         subject = _examine(config, asked.infos)
+        import_minari()
         name, path = _place(asked)
         infos = tuple(subject.info)
         seed = collection_seed(asked.seed)

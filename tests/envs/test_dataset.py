@@ -275,6 +275,17 @@ def test_an_unknown_dataset_names_the_nearest(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "of").iterdir()] == ["tests-v0"]
 
 
+def test_what_is_missing_is_named_with_its_cure(tmaze, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "h5py", None)
+        with pytest.raises(ValueError, match=r"need Minari and h5py .*: pip install 'minari\[hdf5"):
+            DatasetStreams(tmaze, 1)
+        patched.setattr(sys, "version_info", (3, 10, 4))
+        with pytest.raises(ValueError, match=r"needs Python 3\.11 or newer; this is 3\.10"):
+            DatasetStreams(tmaze, 1)
+    DatasetStreams(tmaze, 1)
+
+
 def test_what_cannot_be_read_is_named(tmaze, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "metadata.json").write_text("{")

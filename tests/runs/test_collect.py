@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from envs import episode_seed, make
 from envs.dataset import open_dataset
@@ -111,7 +113,9 @@ def test_where_there_is_no_explorer_it_is_said(capsys: pytest.CaptureFixture[str
 def test_the_agent_of_a_run_acts(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails where another acts, greedy makes no difference, or the same seed does not repeat it."""
     asked = (*TMAZE, "--policy", str(finished))
-    drawn = [collect(capsys, *asked)["dataset"] for _ in range(2)]
+    drawn = [collect(capsys, *asked)["dataset"]]
+    torch.rand(7)  # what the process did before must not matter
+    drawn.append(collect(capsys, *asked)["dataset"])
     greedy = collect(capsys, *asked, "--greedy")["dataset"]
     chance = collect(capsys, *TMAZE, "--policy", "random")["dataset"]
     assert drawn == ["clew-tmaze-v0/done-v0", "clew-tmaze-v0/done-v1"]
@@ -129,6 +133,18 @@ def test_runs_that_cannot_act_are_refused(
     assert main(["train", "debug", "--dataset", str(recorded), *QUICK, "--name", "model"]) == 0
     asked = ("collect", *TMAZE, "--policy", "outputs/model")
     assert "learned the world model alone: it has no policy" in refused(capsys, *asked)
+
+
+def test_progress_is_lines_off_a_terminal_and_a_bar_on_one() -> None:
+    for terminal in (False, True):
+        console = Console(force_terminal=terminal, width=100)
+        with console.capture() as shown, collect_module._Bar(console, 40) as bar:
+            for done in range(0, 41, 2):
+                bar(done)
+        said = shown.get()
+        assert ("━" in said) == terminal
+        assert "40/40 steps · " in said
+        assert terminal or len(said.splitlines()) == 10
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,13 @@ from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from runs import check_env as check_env_module
+from runs import collect as collect_module
 from runs import doctor as doctor_module
 from runs import folder, session
 from runs.bench import context, dream
+from runs.collect import CollectArguments
 from runs.config import Config
+from runs.dataset import settled
 from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
@@ -175,11 +178,23 @@ def train(arguments: list[str]) -> int:
             _check_resume(asked, given)
         elif not named:
             _check_env(asked, given)
+        settings = settled(asked.settings, given)
     if "--resume" in given:
         return session.resume(
             Path(asked.resume), asked.settings.steps if "--steps" in given else None
         )
-    return session.start(asked.settings, recipe.name if recipe else None, asked.out, asked.name)
+    return session.start(settings, recipe.name if recipe else None, asked.out, asked.name)
+
+
+def collect(arguments: list[str]) -> int:
+    """`clew collect`."""
+    asked = _parse(CollectArguments, "collect", arguments)
+    console = Console(stderr=asked.json, highlight=False)
+    report = collect_module.collect(asked, console)
+    collect_module.show(report, console)
+    if asked.json:
+        print(json.dumps(report, indent=1))
+    return 0
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -330,10 +345,11 @@ def _check_env(asked: TrainArguments, given: set[str]) -> None:
         raise ValueError(
             f"The recipe comes before the settings: clew train {asked.recipe} --some-setting ..."
         )
-    if "--env" not in given:
+    if not given & {"--env", "--dataset"}:
         raise ValueError(
-            "Say what to train: a recipe (clew train tmaze), an environment (clew train --env ID) "
-            f"or a run to go on with (clew train --resume RUN). Recipes: {', '.join(RECIPES)}."
+            "Say what to train: a recipe (clew train tmaze), an environment (clew train --env ID), "
+            "a dataset (clew train --dataset ID) or a run to go on with (clew train --resume RUN). "
+            f"Recipes: {', '.join(RECIPES)}."
         )
 
 

@@ -23,8 +23,11 @@ class Config:
     """Its keyword arguments, as name=value."""
     wrappers: tuple[str, ...] = ()
     """Wrappers around it, innermost first, as module:Class."""
+    dataset: str = ""
+    """A Minari dataset, by id or path, to learn the world model from instead of acting (see `clew
+    collect`). Sets model_only, and the environment to the one it was recorded in."""
     num_envs: int = 16
-    """Environments that are acted in side by side."""
+    """Environments that are acted in side by side, or episodes of a dataset that are played so."""
     parallel: bool = False
     """Run each environment in a process of its own."""
     env_timeout: float = 120.0
@@ -81,5 +84,15 @@ class Config:
             )
         if not 0 < self.replay_ratio < math.inf:
             raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
-        starts = None if self.model_only else self.behaviour.starts
+        starts = None if self.model_only or self.dataset else self.behaviour.starts
         self.context.check(self.replay.context, starts)
+
+    @property
+    def known_env(self) -> str:
+        """The environment; ValueError where a dataset did not say which one it was recorded in."""
+        if not self.env and self.dataset:
+            raise ValueError(
+                f"The dataset {self.dataset} does not say in which environment it was recorded, so "
+                "nothing can be played there. Train with --dataset and --env to say it."
+            )
+        return self.env

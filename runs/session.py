@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from envs import ContractError, EnvFailedError
+from envs.dataset import DatasetStreams, about
 from envs.loading import absolute, is_file
 from runs import checkpoint, folder
 from runs.config import Config
@@ -135,24 +136,30 @@ def _check_unfinished(path: Path, newest: Path, steps: int) -> None:
 
 
 def _default_name(config: Config, recipe: str | None) -> str:
-    """recipe-20260131-235959-s0; without a recipe, the environment's id or file and class."""
-    where, _, env = config.env.rpartition(":")
-    where = Path(where).stem if is_file(where) else where
-    subject = recipe or f"{where}-{env}".strip("-").replace("/", "-").lower()
+    """recipe-20260131-235959-s0; without a recipe, the dataset or what `env_name` says."""
+    dataset = config.dataset
+    dataset = Path(dataset).name if Path(dataset).is_absolute() else dataset
+    subject = recipe or dataset.replace("/", "-").lower() or env_name(config.env)
     return f"{subject}-{datetime.now():%Y%m%d-%H%M%S}-s{config.seed}"
+
+
+def env_name(env_id: str) -> str:
+    """An environment's id, or its file and class, as part of a folder's name."""
+    where, _, env = env_id.rpartition(":")
+    where = Path(where).stem if is_file(where) else where
+    return f"{where}-{env}".strip("-").replace("/", "-").lower()
 
 
 def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
     """What is about to be done, and what it takes."""
     config, replay = trainer.config, trainer.replay
     parameters = sum(p.numel() for p in trainer.agent.parameters())
-    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
     megabytes = replay.nbytes / 1e6
     scan = trainer.scan + " (chosen automatically)" * (config.scan == "auto")
     lines = [
         f"clew {folder.version()} · {recipe or 'no recipe'} · seed {config.seed}",
         f"Run: {trainer.folder}",
-        f"Environment: {config.env}{kwargs}, {config.num_envs} side by side",
+        *_where(trainer),
         f"Agent: {parameters:,} parameters",
         f"Device: {trainer.device}, {torch.get_num_threads()} threads, scan: {scan}",
         f"Replay: up to {config.replay.capacity:,} records, {megabytes:,.1f} MB on disk",
@@ -163,10 +170,28 @@ def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
+def _where(trainer: Trainer) -> list[str]:
+    """What is learned from."""
+    config = trainer.config
+    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
+    if not isinstance(trainer.streams, DatasetStreams):
+        return [f"Environment: {config.env}{kwargs}, {config.num_envs} side by side"]
+    recorded = f"{config.env}{kwargs}" if config.env else "an environment that it does not name"
+    return [
+        f"Dataset: {about(trainer.streams.dataset)}, {config.num_envs} side by side",
+        f"Recorded in: {recorded}",
+    ]
+
+
 def _notices(trainer: Trainer) -> list[str]:
-    """What a user may not expect of how observations are read."""
+    """What a user may not expect of what is learned, and of how observations are read."""
+    notices = []
+    if trainer.config.dataset:
+        notices.append("World model alone: a dataset trains no policy (model_only)")
     texts = text_leaves(trainer.streams.observation_space)
-    return [f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts]
+    return notices + [
+        f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts
+    ]
 
 
 def _nothing_learned(config: Config) -> str:
@@ -191,7 +216,7 @@ def _conclude(console: Console, trainer: Trainer) -> None:
         console.print(f"Environments failed and were begun anew {trainer.restarts} times.")
     lines = [
         f"The run lies in {trainer.folder}. Next:",
-        f"  {program('clew')} {measure}",
+        *[f"  {program('clew')} {measure}"] * bool(trainer.config.env),
         f"  {program('tensorboard')} --logdir {run}",
         f"  {program('clew')} train --resume {run} --steps {2 * trainer.config.steps}",
     ]

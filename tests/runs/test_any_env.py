@@ -114,7 +114,7 @@ def test_trains_and_is_evaluated(env_id: str, capsys: pytest.CaptureFixture[str]
     assert main(["train", "debug", "--env", env_id, *QUICK, *short, "--name", "run"]) == 0
     report = json.loads(Path("outputs/run/evaluation/return.json").read_text())
     assert report["episodes"] == 2
-    assert np.isfinite(report["return"]["mean"])
+    assert np.isfinite(report["players"]["greedy"]["return"]["mean"])
     assert ("is Text" in capsys.readouterr().out) == ("MiniGrid" in env_id or "theirs" in env_id)
 
 

@@ -211,7 +211,7 @@ def _conclude(console: Console, trainer: Trainer) -> None:
     model_only = trainer.config.model_only
     measure = f"evaluate {run} --episodes 500 --seed 1"
     if model_only:
-        measure = f"bench {'dream' if trainer.agent.model.codec.images else 'memory'} {run}"
+        measure = f"evaluate {run} --suite all"
     if trainer.restarts:
         console.print(f"Environments failed and were begun anew {trainer.restarts} times.")
     lines = [

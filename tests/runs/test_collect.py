@@ -199,11 +199,11 @@ def test_a_model_is_trained_and_measured(
     assert "192 steps, 16 side by side" in said
     assert "Recorded in: clew/TMaze-v0 length=5" in said
     assert "World model alone" in said
-    assert "bench memory outputs/run" in said
+    assert "evaluate outputs/run --suite all" in said
     config, recipe = read_config(Path("outputs/run"))
     assert (config.env, config.env_kwargs, recipe) == ("clew/TMaze-v0", {"length": 5}, None)
     assert config.model_only
-    assert main(["bench", "memory", "outputs/run", "--crossings", "4", "--ways", "seen"]) == 0
+    assert main(["evaluate", "outputs/run", "--suite", "dreamed", "--episodes", "4"]) == 0
     assert main(["train", "--resume", "outputs/run", "--steps", "120"]) == 0
 
 
@@ -216,7 +216,7 @@ def test_pictures_are_dreamed_where_they_were_recorded(
     report = collect(capsys, *asked, "--num-envs", "3", "--wrappers", *wrappers, "--out", "kept")
     assert report["path"] == str(Path("kept/minigrid-empty-5x5-v0/explorer-v0").resolve())
     assert main(["train", "debug", "--dataset", report["path"], *QUICK, "--name", "run"]) == 0
-    assert "bench dream outputs/run" in capsys.readouterr().out
+    assert "evaluate outputs/run --suite all" in capsys.readouterr().out
     asked = ("--rows", "2", "--context", "4", "--frames", "4", "--json")
     assert main(["bench", "dream", "outputs/run", *asked]) == 0
     assert json.loads(capsys.readouterr().out)["env"] == "MiniGrid-Empty-5x5-v0"
@@ -235,12 +235,12 @@ def test_a_dataset_that_names_no_environment_can_be_trained_on(
     assert main([*asked, "--name", "unsaid"]) == 0
     said = capsys.readouterr().out
     assert "Recorded in: an environment that it does not name" in said
-    assert "bench" not in said
-    said = refused(capsys, "bench", "memory", "outputs/unsaid")
+    assert "evaluate" not in said
+    said = refused(capsys, "evaluate", "outputs/unsaid", "--suite", "dreamed")
     assert "does not say in which environment it was recorded" in said
     where = ("--env", "clew/TMaze-v0", "--env-kwargs", "length=5")
     assert main([*asked, *where, "--name", "said"]) == 0
-    assert main(["bench", "memory", "outputs/said", "--crossings", "4", "--ways", "seen"]) == 0
+    assert main(["evaluate", "outputs/said", "--suite", "dreamed", "--episodes", "4"]) == 0
 
 
 def test_bad_datasets_are_refused_before_anything_is_written(

@@ -4,10 +4,12 @@ Unusual: nothing is raised and nothing put right, so that all faults are found a
 are for whoever wrote the environment.
 """
 
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.contract import NO_SEED, STEP, Fault, lacks_seed, reset_faults, step_faults
+from envs.contract import STEP, Fault, reset_faults, rule_of, signature_fault, step_faults
 from envs.stream import plain, same
 
 REPEATED = 200  # steps of the first episode that are played again
 VIEWED = 100  # steps whose observations are watched for later changes
+LATE = 1.0  # seconds after which a call that is interrupted may have hung
 
 
 @dataclass
@@ -46,6 +49,8 @@ def check(env: gym.Env, steps: int = 1000, seed: int = 0) -> Findings:
         player.repeat()
     except _Broken:
         pass
+    except KeyboardInterrupt:
+        player.found.notes.append(f"interrupted after {player.found.steps:,} steps")
     return player.conclude()
 
 
@@ -58,12 +63,10 @@ class _Player:
 
     def __init__(self, env: gym.Env, seed: int) -> None:
         self.env, self.seed, self.found = env, seed, Findings()
-        self.seeded, self.paid = not lacks_seed(env), False
+        self.paid = False
         self.first: list[tuple[Any, tuple[Any, ...]]] = []  # actions, and what came of them
         self.told: set[str] = set()
         env.action_space.seed(seed)
-        if not self.seeded:
-            self.found.wrong.append(NO_SEED)
 
     def play(self, steps: int) -> None:
         """Random actions, episode after episode."""
@@ -88,16 +91,29 @@ class _Player:
 
     def warm_up(self) -> None:
         """A first step that is not timed: it may compile what later ones only run."""
+        if fault := signature_fault(self.env):
+            self.tell(Fault(fault))
+            raise _Broken
         self.begin()
+        self.ask("explore", np.random.default_rng(self.seed))
+        self.ask("oracle")
         self.act(self.env.action_space.sample())
         self.found.steps, self.found.seconds = 0, 0.0
+
+    def ask(self, name: str, *arguments: Any) -> None:
+        """What the environment itself would do, where it says that, must be an action."""
+        bare, space = self.env.unwrapped, self.env.action_space
+        if hasattr(bare, name) and space == bare.action_space:
+            with suppress(_Broken):  # told, and no reason not to play
+                action = self.call(name, getattr(bare, name), *arguments)
+                if not _is_action(space, action):
+                    self.tell(Fault(f"{name}() returned {action!r}, which is no action of {space}"))
 
     def begin(self, repeated: bool = False) -> Any:
         """Reset, and what is seen first."""
         # Every episode but the first is another one.
         number = 0 if repeated else self.found.episodes
-        seed = {"seed": self.seed + number} if self.seeded else {}
-        result = self.call("reset", self.env.reset, **seed)
+        result = self.call("reset", self.env.reset, seed=self.seed + number)
         self.judge(reset_faults(self.env.observation_space, result))
         if not isinstance(result, tuple) or len(result) != 2:
             raise _Broken
@@ -128,8 +144,6 @@ class _Player:
 
     def repeat(self) -> None:
         """The first episode again, which must go the same way."""
-        if not self.seeded:
-            return
         again = self.begin(repeated=True)
         if not same(plain(again), self.start):
             return self.tell(Fault(_differs("the first observation", _key(self.start, again))))
@@ -163,9 +177,8 @@ class _Player:
 
     def tell(self, fault: Fault) -> None:
         """Once for each key and rule."""
-        what = fault.text.partition(" = ")[0].partition("[")[0]
-        if what not in self.told:
-            self.told.add(what)
+        if rule_of(fault.text) not in self.told:
+            self.told.add(rule_of(fault.text))
             self.found.wrong.append(fault.text)
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -173,11 +186,26 @@ class _Player:
         began = time.perf_counter()
         try:
             return function(*args, **kwargs)
-        except Exception as error:
-            self.tell(Fault(_raised(name, error)))
+        except (Exception, SystemExit) as error:
+            self.tell(Fault(_raised(name, error, self.where(error))))
             raise _Broken from error
+        except KeyboardInterrupt as stop:
+            self.tell_late(name, time.perf_counter() - began, self.where(stop))
+            raise
         finally:
             self.found.seconds += time.perf_counter() - began
+
+    def tell_late(self, name: str, seconds: float, where: str) -> None:
+        if seconds > LATE:
+            text = f"{name}() gave no answer for {seconds:.1f} s, and was interrupted ({where}). "
+            self.tell(Fault(f"{text}Training begins it anew with --parallel --env-timeout SECONDS"))
+
+    def where(self, error: BaseException) -> str:
+        """The line of the environment's own file that an error came through, or else the last."""
+        frames = traceback.extract_tb(error.__traceback__)
+        own = getattr(sys.modules.get(type(self.env.unwrapped).__module__), "__file__", None)
+        last = next((f for f in reversed(frames) if f.filename == own), frames[-1])
+        return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 _VIEW = (
@@ -186,13 +214,18 @@ _VIEW = (
 )
 
 
-def _raised(name: str, error: Exception) -> str:
+def _is_action(space: gym.Space, action: Any) -> bool:
+    try:
+        return bool(space.contains(np.asarray(action, space.dtype)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _raised(name: str, error: BaseException, where: str) -> str:
     if isinstance(error, ValueError) and "values to unpack" in str(error):
         rule = f"`return {STEP}`" if name == "step" else "`return observation, info`"
         text = str(error).removeprefix("not enough values to unpack ").strip("()")
         return f"{name}() returned another number of values ({text}): Gymnasium's rule is {rule}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}, line {last.lineno}"
     return f"{name}() raised {type(error).__name__}: {error} ({where})"
 
 

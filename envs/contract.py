@@ -140,9 +140,12 @@ def _dtype_faults(space: spaces.Box | Category, array: np.ndarray, key: str) -> 
         return
     kept = np.can_cast(array.dtype, declared, "same_kind")
     kept = kept or np.array_equal(array.astype(declared), array)
+    cure = (
+        f"return it with .astype(np.{declared}), or declare the space with dtype=np.{array.dtype}"
+    )
     yield Fault(
-        f"{_name(key)} is of dtype {array.dtype}, and its space says {declared}: return it with "
-        f".astype(np.{declared}), or declare the space with dtype=np.{array.dtype}",
+        f"{_name(key)} is of dtype {array.dtype}, and its space says {declared}: "
+        + (cure if isinstance(space, spaces.Box) else "return whole numbers"),
         harmless=kept,
     )
 
@@ -206,18 +209,40 @@ def _inside(key: str, name: str) -> str:
     return name if key == ROOT else f"{key}/{name}"
 
 
-def lacks_seed(env: gym.Env) -> bool:
-    """Whether the `reset` of the bare environment takes no seed."""
+def signature_fault(env: gym.Env) -> str:
+    """What the `reset` of the bare environment does not take; "" where it takes everything."""
     parameters = inspect.signature(env.unwrapped.reset).parameters
-    return "seed" not in parameters and not any(
-        p.kind is p.VAR_KEYWORD for p in parameters.values()
+    lacks = [f"no {name}" for name in ("seed", "options") if name not in parameters]
+    if not lacks or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return ""
+    return (
+        f"reset() takes {' and '.join(lacks)}: write `def reset(self, *, seed=None, options=None)`"
+        ", call `super().reset(seed=seed)` in it, and draw from self.np_random"
     )
 
 
-NO_SEED = (
-    "reset() takes no seed: write `def reset(self, *, seed=None, options=None)`, call "
-    "`super().reset(seed=seed)` in it, and draw from self.np_random"
-)
+def require_spaces(env: gym.Env, who: str) -> None:
+    """ContractError where an environment does not say what is seen in it, or what can be done."""
+    for name in ("observation_space", "action_space"):
+        found = getattr(env, name, None)
+        if not isinstance(found, gym.Space):
+            kind = f"{type(found).__module__}.{type(found).__name__}"
+            has = "is not there" if found is None else f"is of type {kind}"
+            raise ContractError(
+                f"{who}: its {name} {has}: set self.{name} in __init__, to one of gymnasium.spaces"
+            )
+
+
+def tell(who: str, text: str) -> None:
+    """Warn of a fault once for each key and rule: the first of many values is worth a line."""
+    if (who, rule_of(text)) not in TOLD:
+        TOLD.add((who, rule_of(text)))
+        logger.warning("%s: %s.", who, text)
+
+
+def rule_of(text: str) -> str:
+    """The text of a fault without the value that broke a rule, and without its index."""
+    return text.partition(" = ")[0].partition("[")[0]
 
 
 def quick_test(space: gym.Space) -> Callable[[Any], bool]:
@@ -270,8 +295,8 @@ class Guard(gym.Wrapper):
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        if lacks_seed(env):
-            raise ContractError(f"{self._who()}: {NO_SEED}.")
+        if fault := signature_fault(env):
+            raise ContractError(f"{self._who()}: {fault}.")
         self._passes = quick_test(env.observation_space)
         self._over = True
 
@@ -322,15 +347,8 @@ class Guard(gym.Wrapper):
                 raise NotFiniteError(f"{self._who()}: {fault.text}.")
             if not fault.harmless:
                 raise ContractError(f"{self._who()}: {fault.text}.")
-            self._tell(fault.text)
+            tell(self._who(), fault.text)
         return bool(found)
-
-    def _tell(self, text: str) -> None:
-        """Once for each key and rule: only the first of many values is worth a line."""
-        what = self._who(), text.partition(" = ")[0].partition("[")[0]
-        if what not in TOLD:
-            TOLD.add(what)
-            logger.warning("%s: %s.", self._who(), text)
 
     def _put_right(self, observation: Any) -> Any:
         return as_declared(self.observation_space, observation)

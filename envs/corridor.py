@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from envs.window import check_render_mode
+
 FORWARD = 0
 NOTHING = -1
 SLIP = 0.05  # how often an explorer tries something else on the way
@@ -46,10 +48,7 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
         name = type(self).__name__
         if spare < 0:
             raise ValueError(f"{name} spare is {spare}: give 0 or more extra steps")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"{name} render_mode is {render_mode!r}: use None, 'ansi' or 'rgb_array'"
-            )
+        check_render_mode(self, render_mode)
         self.length = operator.index(length)  # one that is no integer would never be reached
         self.spare, self.render_mode = spare, render_mode
         self.action_space = spaces.Discrete(self.actions)

@@ -58,13 +58,13 @@ def load_file(where: str) -> ModuleType:
         try:
             with _neighbours_first(path.parent):
                 spec.loader.exec_module(sys.modules[name])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise ValueError(_fails(path, error)) from error
     return sys.modules[name]
 
 
-def _fails(path: Path, error: Exception) -> str:
+def _fails(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename} is no valid Python, in line {error.lineno}: {error.msg}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
@@ -72,6 +72,8 @@ def _fails(path: Path, error: Exception) -> str:
     text = f"{path} fails as it is loaded{line} ({type(error).__name__}: {error})"
     if isinstance(error, ImportError) and "relative import" in str(error):
         return f"{text}: a file has no package; name its module instead, package.module:Class"
+    if isinstance(error, SystemExit):
+        return f'{text}: what runs it as a program belongs under `if __name__ == "__main__":`'
     return f"{text}: {cure(error)}" if isinstance(error, ImportError) else text
 
 
@@ -102,6 +104,11 @@ def import_module(module: str, needed_by: str) -> ModuleType:
     Raises:
         ValueError: where it is not there, with what to install or what hides it.
     """
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(
+            f"{needed_by}: {module!r} is the name of no module; write package.module:Class, or "
+            "path/to/file.py:Class"
+        )
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))
     try:

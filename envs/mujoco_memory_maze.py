@@ -16,12 +16,16 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.memory_maze.oracle import Oracle, wander
-from envs.memory_maze.world import ACTIONS, SIZES, VIEWS
-from envs.window import Window
+from envs.memory_maze.world import ACTIONS, SIZES, VIEWS, check_arguments
+from envs.window import Window, check_render_mode
 
 PACKAGES = ("memory_maze", "dm_control", "labmaze", "mujoco")
 INSTALL = "pip install 'clew[mujoco]'"
 STEPS_A_SECOND = 4
+MAZE = (
+    *("height", "width", "max_rooms", "max_variations", "room_min_size", "room_max_size"),
+    *("spawns_per_room", "objects_per_room"),
+)  # what a generator of mazes tells of its arguments; `simplify` it keeps to itself
 
 
 class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
@@ -53,7 +57,7 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
     * `info`: whether to fill `info`.
     * `render_mode`: None, "rgb_array" or "human".
 
-    A reset with a seed builds everything anew, which takes seconds; one without is faster. MuJoCo
+    A reset takes seconds, with a seed or without: MuJoCo compiles every new maze. It
     draws by EGL unless the environment variable MUJOCO_GL says otherwise (osmesa works, too).
 
     ## Source
@@ -70,14 +74,9 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
         info: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        if size not in SIZES or size == "7x7":
-            raise ValueError(f"MuJoCoMemoryMaze size is {size!r}: choose 9x9 to 15x15")
-        if view not in VIEWS:
-            raise ValueError(f"MuJoCoMemoryMaze view is {view!r}: choose from {', '.join(VIEWS)}")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"MuJoCoMemoryMaze render_mode is {render_mode!r}: use None, 'rgb_array' or 'human'"
-            )
+        sizes = [known for known in SIZES if known != "7x7"]
+        check_arguments("MuJoCoMemoryMaze", sizes, size, frame_size, view)
+        check_render_mode(self, render_mode)
         self._build = getattr(load_tasks(), f"memory_maze_{size}")
         self._top, self._frame_size = view != VIEWS[0], frame_size
         self._with_info, self.render_mode = info, render_mode
@@ -92,8 +91,10 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new maze, with the agent at rest in one of its rooms."""
         super().reset(seed=seed, options=options)
-        if self._env is None or seed is not None:
-            self._env = self._rebuilt(int(self.np_random.integers(1, 2**31)))
+        if self._env is None:
+            self._env = self._built(self._draw_seed())
+        elif seed is not None:
+            self._reseed(self._draw_seed())
         self._turned, self._playing = 0.0, True
         self._look(self._env.reset().observation)
         return self._image(), self._info()
@@ -136,9 +137,18 @@ class MuJoCoMemoryMaze(gym.Env[np.ndarray, np.int64]):
             self._window.close()
             self._window = None
 
-    def _rebuilt(self, seed: int) -> Any:
-        if self._env is not None:
-            self._env.close()
+    def _draw_seed(self) -> int:
+        return int(self.np_random.integers(1, 2**31))
+
+    def _reseed(self, seed: int) -> None:
+        """What building it with this seed would do, without compiling a maze that nobody sees."""
+        self._env.random_state.seed(seed)
+        arena = self._env.task._maze_arena
+        own_seed = self._env.random_state.randint(2**31)
+        kept = {name: getattr(arena.maze, name) for name in MAZE}
+        arena._maze = type(arena.maze)(simplify=True, random_seed=own_seed, **kept)
+
+    def _built(self, seed: int) -> Any:
         return self._build(
             seed=seed,
             global_observables=True,

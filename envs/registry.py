@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import TimeLimit
 
 from envs import loading, minigrid
-from envs.contract import Guard
+from envs.contract import Guard, require_spaces
 
 _OURS = {
     "clew/Hallway-v0": "envs.hallway:Hallway",
@@ -73,6 +73,7 @@ def make(
     spec = find_spec(env_id)
     constructors = [(path, _find_wrapper(path)) for path in wrappers]
     env = _build(spec, dict(kwargs or {}))
+    require_spaces(env, f"env {spec.id!r}")
     is_minigrid = spec.id.startswith(minigrid.PREFIXES)
     if is_minigrid:
         env = minigrid.Success(env)
@@ -93,6 +94,8 @@ def find_spec(env_id: str) -> EnvSpec:
     """
     register_envs()
     where, _, name = env_id.rpartition(":")
+    if loading.is_file(env_id):
+        where, name = env_id, ""
     module = None
     if loading.is_file(where):
         module = loading.load_file(where)
@@ -117,7 +120,8 @@ def _creator(module: ModuleType, where: str, name: str) -> Any:
     classes = [n for n, value in vars(module).items() if _is_kind(value, gym.Env)]
     nearest = difflib.get_close_matches(name, classes, n=5) or sorted(classes)
     has = f"its environments: {', '.join(nearest)}" if nearest else "it has no gymnasium.Env at all"
-    advice = f"{where} has no {name!r}, and registers no such id; {has}"
+    lacks = f"has no {name!r}, and registers no such id" if name else "wants a class, file.py:Class"
+    advice = f"{where} {lacks}; {has}"
     hidden = "" if loading.is_file(where) else loading.hidden_by_us(where)
     raise ValueError(f"{advice}. {hidden}" if hidden else advice)
 
@@ -171,8 +175,8 @@ def _entry(spec: EnvSpec) -> Any:
 def _bad_kwargs(spec: EnvSpec, kwargs: dict[str, Any], error: TypeError) -> str:
     valid = sorted(_arguments(_entry(spec)))
     unknown = [name for name in kwargs if name not in valid]
-    culprits = ", ".join(map(repr, unknown or kwargs)) or "nothing"
-    verb = "does not know" if unknown else "rejected the value of" if kwargs else "cannot do with"
+    culprits = ", ".join(map(repr, unknown or kwargs)) or "arguments, as --env-kwargs name=value"
+    verb = "does not know" if unknown else "rejected the value of" if kwargs else "needs"
     return f"env {spec.id!r} {verb} {culprits}; its arguments: {', '.join(valid)} ({error})"
 
 

@@ -6,7 +6,8 @@ else.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -38,6 +39,7 @@ class Moment(NamedTuple):
     is_last: bool
     episode: Episode | None
     number: int
+    info: Mapping[str, Any] = MappingProxyType({})
 
 
 def episode_seed(seed: int, env_index: int, episode_index: int) -> int:
@@ -46,16 +48,26 @@ def episode_seed(seed: int, env_index: int, episode_index: int) -> int:
 
 
 class Stream:
-    """The endless stream of one environment; its next episode is number `first`."""
+    """The endless stream of one environment; its next episode is number `first`.
 
-    def __init__(self, make_env: MakeEnv, seed: int, index: int, first: int = 0) -> None:
-        self.env = make_env()
+    `infos` names the parts of the environment's info that its records bring along.
+    """
+
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        seed: int,
+        index: int,
+        first: int = 0,
+        infos: Sequence[str] = (),
+    ) -> None:
+        self.env, self._infos = make_env(), infos
         self._seed, self._index, self._episode = seed, index, first - 1
         self._begin(None)
         self._pending_reset = True
 
     def _begin(self, observation: Any) -> None:
-        self._observation, self._reward, self._info = observation, 0.0, {}
+        self._observation, self._reward = observation, 0.0
         self._actions: list[Any] = []
         self._return = 0.0
         self._is_terminal = self._pending_reset = False
@@ -66,33 +78,33 @@ class Stream:
         own_seed = episode_seed(self._seed, self._index, self._episode)
         observation, info = self.env.reset(seed=own_seed)
         self._begin(observation)
-        self._info = info
-        return self._moment()
+        return self._moment(info)
 
     def step(self, action: Any) -> Moment:
         """One record further."""
         if self._pending_reset:
             return self.reset()
-        observation, reward, terminated, truncated, self._info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self._actions.append(action)
         self._observation, self._reward = observation, float(reward)
         self._return += self._reward
         self._is_terminal, self._pending_reset = bool(terminated), bool(terminated or truncated)
-        return self._moment()
+        return self._moment(info)
 
-    def _moment(self) -> Moment:
+    def _moment(self, info: Mapping[str, Any]) -> Moment:
         return Moment(
             self._observation,
             self._reward,
             is_first=not self._actions,
             is_terminal=self._is_terminal,
             is_last=self._pending_reset,
-            episode=self._summary() if self._pending_reset else None,
+            episode=self._summary(info) if self._pending_reset else None,
             number=self._episode,
+            info={name: info[name] for name in self._infos if name in info},
         )
 
-    def _summary(self) -> Episode:
-        success = bool(self._info["is_success"]) if "is_success" in self._info else None
+    def _summary(self, info: Mapping[str, Any]) -> Episode:
+        success = bool(info["is_success"]) if "is_success" in info else None
         return Episode(self._index, len(self._actions), self._return, success)
 
     def explore(self) -> Any:
@@ -112,10 +124,6 @@ class Stream:
     def oracle(self) -> Any:
         """What the environment's own oracle would do now."""
         return self.env.unwrapped.oracle()  # pyright: ignore[reportAttributeAccessIssue]
-
-    def info(self) -> dict[str, Any]:
-        """What the environment said beside its last record."""
-        return dict(self._info)
 
     def render(self) -> Any:
         """The environment's picture of itself."""

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from envs.stream import Episode, MakeEnv, Moment, Stream, plain
+from envs.stream import Episode, MakeEnv, Moment, Stream, episode_seed, plain
 from envs.workers import PATIENCE, EnvFailure, Here, Worker
 
 logger = logging.getLogger(__name__)
 
-RESTARTS = 10  # failures of its environments that a run may survive
+RESTARTS = 10  # failures of its environments that a run survives, from start (or resume) on
 
 
 class EnvFailedError(RuntimeError):
@@ -39,6 +39,7 @@ class Record(NamedTuple):
     is_terminal: np.ndarray
     is_last: np.ndarray
     episodes: list[Episode]
+    infos: Sequence[Mapping[str, Any]] = ()
 
 
 class EnvStreams:
@@ -46,7 +47,8 @@ class EnvStreams:
 
     `parallel` runs each in a process of its own, which may take `timeout` seconds for a step or a
     reset: a script that asks for it needs the usual `if __name__ == "__main__":`. The streams
-    survive `max_restarts` failures of environments, which are counted in `restarts`.
+    survive `max_restarts` failures of environments, which are counted in `restarts`. Records bring
+    the parts of each environment's info that `infos` names, where it has them.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class EnvStreams:
         parallel: bool = False,
         timeout: float | None = None,
         max_restarts: int = RESTARTS,
+        infos: Sequence[str] = (),
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: ask for at least 1 environment")
@@ -65,7 +68,9 @@ class EnvStreams:
         self.num_envs, self.seed = num_envs, seed
         self.max_restarts, self.restarts = max_restarts, 0
         self._last: list[Moment] = []
-        makers = [partial(Stream, make_env, seed, index) for index in range(num_envs)]
+        makers = [
+            partial(Stream, make_env, seed, index, infos=tuple(infos)) for index in range(num_envs)
+        ]
         self._places: Sequence[Here | Worker]
         if parallel:
             env = make_env()  # what is wrong with it is told here, not in a process
@@ -116,10 +121,10 @@ class EnvStreams:
         """Each environment's picture of itself, as its render_mode has it."""
         return self._all("render")
 
-    def infos(self) -> list[dict[str, Any]]:
-        """What each environment said beside its newest record; nothing where it failed since."""
-        self._require_started()
-        return self._answers("info", [()] * self.num_envs, lambda index: {})
+    def seeds(self) -> list[int]:
+        """The seed of each stream's current episode, by which it can be played again."""
+        numbers = enumerate(moment.number for moment in self._last)
+        return [episode_seed(self.seed, index, number) for index, number in numbers]
 
     def state(self) -> dict[str, Any]:
         """Where every stream is, as plain numbers, strings and arrays; see `restore`."""
@@ -243,6 +248,7 @@ class EnvStreams:
             is_terminal=np.array([moment.is_terminal for moment in moments]),
             is_last=np.array([moment.is_last for moment in moments]),
             episodes=[moment.episode for moment in moments if moment.episode is not None],
+            infos=[moment.info for moment in moments],
         )
 
     def _stack(self, observations: Sequence[Any]) -> Any:
@@ -272,4 +278,4 @@ def _at_once(failure: EnvFailure) -> Exception:
     """A failure that no restart is tried for: the environment's own error, where it is known."""
     if isinstance(failure.__cause__, Exception) and failure.trace:
         return failure.__cause__
-    return EnvFailedError(f"{failure}\n{failure.trace}".rstrip())
+    return EnvFailedError(f"an environment failed as it began: {failure}\n{failure.trace}".rstrip())

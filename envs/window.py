@@ -1,10 +1,19 @@
-"""A window that shows pictures, for `render_mode="human"`."""
+"""What can be watched, and a window that shows pictures, for `render_mode="human"`."""
 
 import importlib
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
+
+
+def check_render_mode(env: gym.Env | VectorEnv, mode: str | None) -> None:
+    """ValueError for a render mode that an environment does not have."""
+    *others, last = (None, *env.metadata["render_modes"])
+    if mode not in (*others, last):
+        choice = f"{', '.join(map(repr, others))} or {last!r}"
+        raise ValueError(f"{type(env).__name__} render_mode is {mode!r}: use {choice}")
 
 
 class Window:

@@ -5,6 +5,7 @@ between the two. Not Gymnasium's vector environments: when one of their processe
 are lost.
 """
 
+import logging
 import math
 import multiprocessing
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from envs import contract
 from envs.contract import ContractError
 from envs.stream import Stream
 
@@ -61,7 +63,7 @@ class Here:
             return getattr(self._stream, name)(*arguments)
         except ContractError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EnvFailure(_reason(error), traceback.format_exc()) from error
 
     def restart(self, first: int) -> None:
@@ -123,18 +125,25 @@ class Worker:
         return self._await(left, late)
 
     def _await(self, seconds: float | None, failed: str) -> Any:
-        try:
-            if seconds is not None and not self._pipe.poll(seconds):
-                raise EnvFailure(failed)
-            outcome, *answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            self._process.join(PATIENCE)
-            raise EnvFailure(f"its process died ({_death(self._process.exitcode)})") from error
+        outcome, *answer = self._hear(seconds, failed)
+        while outcome == "told":  # by the other processes, too, and to be said once
+            contract.tell(*answer)
+            outcome, *answer = self._hear(seconds, failed)
         if outcome == "contract":
             raise ContractError(*answer)
         if outcome == "failed":
             raise EnvFailure(*answer)
         return answer[0]
+
+    def _hear(self, seconds: float | None, failed: str) -> tuple[Any, ...]:
+        """The next message of the process."""
+        try:
+            if seconds is not None and not self._pipe.poll(seconds):
+                raise EnvFailure(failed)
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(PATIENCE)
+            raise EnvFailure(f"its process died ({_death(self._process.exitcode)})") from error
 
     def restart(self, first: int) -> None:
         """End the process, however busy it is, and start another."""
@@ -155,9 +164,23 @@ class Worker:
         self._pipe.close()
 
 
+class _ToParent(logging.Handler):
+    """Hands what a process would tell to the one that asked it."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send what `contract.tell` was called with."""
+        _reply(self._pipe, "told", *(record.args or ()))
+
+
 def _serve(pipe: Connection, task: Any, first: int) -> None:
     """What a process does: answer until it is told to close, or nobody is there any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who saves
+    contract.logger.addHandler(_ToParent(pipe))
+    contract.logger.propagate = False
     try:
         stream: Stream = task.fn(first)
         _reply(pipe, "done", None)
@@ -166,14 +189,14 @@ def _serve(pipe: Connection, task: Any, first: int) -> None:
         stream.close()
     except (EOFError, BrokenPipeError):
         return
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _reply(pipe, *_failed(error))
 
 
 def _answer(pipe: Connection, stream: Stream, name: str, arguments: tuple[Any, ...]) -> None:
     try:
         answer = "done", getattr(stream, name)(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         answer = _failed(error)
     _reply(pipe, *answer)
 
@@ -183,13 +206,13 @@ def _reply(pipe: Connection, *answer: Any) -> None:
         pipe.send(answer)
 
 
-def _failed(error: Exception) -> tuple[str, ...]:
+def _failed(error: BaseException) -> tuple[str, ...]:
     if isinstance(error, ContractError):
         return "contract", str(error)
     return "failed", _reason(error), traceback.format_exc()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

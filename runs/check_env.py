@@ -1,6 +1,6 @@
 """What clew makes of an environment: how it is read, how it is acted in, what is wrong with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -26,8 +26,9 @@ def check_env(
     wrappers: tuple[str, ...] = (),
     steps: int = 1000,
     seed: int = 0,
+    on_read: Callable[[dict[str, Any]], None] = lambda report: None,
 ) -> dict[str, Any]:
-    """The report on an environment.
+    """The report on an environment; `on_read` gets what is known of it before it is played.
 
     Raises:
         ValueError: where it cannot be made at all.
@@ -35,13 +36,14 @@ def check_env(
     env = make(env_id, kwargs, wrappers, guard=False)
     try:
         observation, action, wrong = _read(env)
+        about = {"env": env_id, "env_kwargs": dict(kwargs or {}), "wrappers": list(wrappers)}
+        about |= {"observation": observation, "action": action}
+        on_read(about)
         found = check(env, steps, seed)
     finally:
         env.close()
     found.notes = _maybe_turned(env.observation_space) + found.notes
-    report = asdict(found) | {"steps_per_second": found.speed, "wrong": wrong + found.wrong}
-    about = {"env": env_id, "env_kwargs": dict(kwargs or {}), "wrappers": list(wrappers)}
-    return about | {"observation": observation, "action": action} | report
+    return about | asdict(found) | {"steps_per_second": found.speed, "wrong": wrong + found.wrong}
 
 
 def _read(env: gym.Env) -> tuple[dict[str, Any], dict[str, str], list[str]]:
@@ -78,14 +80,19 @@ def _maybe_turned(space: gym.Space) -> list[str]:
     ]
 
 
-def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print a report."""
+def show_spaces(report: Mapping[str, Any], console: Console, steps: int) -> None:
+    """Print how each key is read, and how actions are chosen."""
     table = Table("", "space", "how", title=escape(report["env"]), title_justify="left")
     for name, part in report["observation"].items():
         table.add_row(escape(name), escape(part["space"]), escape(part["read"]))
     action = report["action"]
     table.add_row("action", escape(action["space"]), escape(action["acted"]))
     console.print(table)
+    console.print(f"Playing {steps:,} steps of random actions. Ctrl-C ends it and tells the rest.")
+
+
+def show_findings(report: Mapping[str, Any], console: Console) -> None:
+    """Print what came of playing."""
     speed = f"{report['steps_per_second']:,.0f} steps/s"
     console.print(f"{report['steps']:,} steps, {report['episodes']:,} episodes ended, {speed}")
     for title, key in (("Worth knowing", "notes"), ("Wrong", "wrong")):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "compare", "bench", "check-env", "recipes", "doctor")
+COMMANDS = ("train", "evaluate", "compare", "bench", "collect", "check-env", "recipes", "doctor")
 
 USAGE = """\
 usage: clew COMMAND [OPTIONS]
@@ -20,11 +20,13 @@ Train agents that find their way by remembering.
 
   clew train RECIPE             train by a recipe; any setting can follow, such as --seed 1
   clew train --env ID           train in any environment (an id, module:Id, or file.py:Class)
+  clew train --dataset ID       train a world model alone, on recorded episodes
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             what it earns, and how far back it remembers (--suite)
   clew compare RUN RUN ...      runs side by side, and seeds together
   clew bench context            what a long context costs here, all backbones side by side
   clew bench dream RUN          how good the pictures of its dreams are
+  clew collect ENV              record episodes as a Minari dataset, by --policy
   clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes
   clew doctor                   what this machine offers
@@ -52,6 +54,7 @@ def _run(command: str, arguments: list[str]) -> int:
     _be_found()
     from agent.learner import NonFiniteError
     from envs import ContractError, EnvFailedError
+    from envs.dataset import DatasetError
     from runs import commands
     from runs.folder import RefusalError
 
@@ -59,6 +62,8 @@ def _run(command: str, arguments: list[str]) -> int:
         return getattr(commands, command.replace("-", "_"))(arguments)
     except RefusalError as error:
         return _say(str(error), 2)
+    except DatasetError as error:
+        return _say(f"{error}.", 1)
     except ContractError as error:
         return _say(f"{error} clew check-env tells what else is wrong.", 1)
     except (NonFiniteError, EnvFailedError) as error:

@@ -4,6 +4,7 @@ import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,13 @@ from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from runs import check_env as check_env_module
+from runs import collect as collect_module
 from runs import doctor as doctor_module
 from runs import folder, session
 from runs.bench import context, dream
+from runs.collect import CollectArguments
 from runs.config import Config
+from runs.dataset import settled
 from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
@@ -174,11 +178,23 @@ def train(arguments: list[str]) -> int:
             _check_resume(asked, given)
         elif not named:
             _check_env(asked, given)
+        settings = settled(asked.settings, given)
     if "--resume" in given:
         return session.resume(
             Path(asked.resume), asked.settings.steps if "--steps" in given else None
         )
-    return session.start(asked.settings, recipe.name if recipe else None, asked.out, asked.name)
+    return session.start(settings, recipe.name if recipe else None, asked.out, asked.name)
+
+
+def collect(arguments: list[str]) -> int:
+    """`clew collect`."""
+    asked = _parse(CollectArguments, "collect", arguments)
+    console = Console(stderr=asked.json, highlight=False)
+    report = collect_module.collect(asked, console)
+    collect_module.show(report, console)
+    if asked.json:
+        print(json.dumps(report, indent=1))
+    return 0
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -226,14 +242,16 @@ def _some(runs: tuple[Path, ...]) -> tuple[Path, ...]:
 def check_env(arguments: list[str]) -> int:
     """`clew check-env`; 1 where something is wrong."""
     asked = _parse(CheckEnvArguments, "check-env", arguments)
+    console = Console(highlight=False, quiet=asked.json)
+    # Told before it is played, for that may end in a hang or in the death of this process.
+    on_read = partial(check_env_module.show_spaces, console=console, steps=asked.steps)
     with folder.refusing():
         report = check_env_module.check_env(
-            asked.env, asked.env_kwargs, asked.wrappers, asked.steps, asked.seed
+            asked.env, asked.env_kwargs, asked.wrappers, asked.steps, asked.seed, on_read
         )
+    check_env_module.show_findings(report, console)
     if asked.json:
         print(json.dumps(report, indent=1))
-    else:
-        check_env_module.show(report, Console(highlight=False))
     return int(bool(report["wrong"]))
 
 
@@ -327,10 +345,11 @@ def _check_env(asked: TrainArguments, given: set[str]) -> None:
         raise ValueError(
             f"The recipe comes before the settings: clew train {asked.recipe} --some-setting ..."
         )
-    if "--env" not in given:
+    if not given & {"--env", "--dataset"}:
         raise ValueError(
-            "Say what to train: a recipe (clew train tmaze), an environment (clew train --env ID) "
-            f"or a run to go on with (clew train --resume RUN). Recipes: {', '.join(RECIPES)}."
+            "Say what to train: a recipe (clew train tmaze), an environment (clew train --env ID), "
+            "a dataset (clew train --dataset ID) or a run to go on with (clew train --resume RUN). "
+            f"Recipes: {', '.join(RECIPES)}."
         )
 
 

@@ -23,14 +23,18 @@ class Config:
     """Its keyword arguments, as name=value."""
     wrappers: tuple[str, ...] = ()
     """Wrappers around it, innermost first, as module:Class."""
+    dataset: str = ""
+    """A Minari dataset, by id or path, to learn the world model from instead of acting (see `clew
+    collect`). Sets model_only, and the environment to the one it was recorded in."""
     num_envs: int = 16
-    """Environments that are acted in side by side."""
+    """Environments that are acted in side by side, or episodes of a dataset that are played so."""
     parallel: bool = False
     """Run each environment in a process of its own."""
     env_timeout: float = 120.0
     """Seconds that an environment in a process of its own may take for a step; 0 waits for ever."""
     env_restarts: int = 10
-    """Times that an environment that dies, hangs or returns NaN is begun anew, before all ends."""
+    """Times that environments that die, hang or return NaN are begun anew, before all ends; counted
+    from each start, --resume and evaluation."""
     steps: int = 100_000
     """Environment steps to train for."""
     prefill: int = 2_000
@@ -80,5 +84,15 @@ class Config:
             )
         if not 0 < self.replay_ratio < math.inf:
             raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
-        starts = None if self.model_only else self.behaviour.starts
+        starts = None if self.model_only or self.dataset else self.behaviour.starts
         self.context.check(self.replay.context, starts)
+
+    @property
+    def known_env(self) -> str:
+        """The environment; ValueError where a dataset did not say which one it was recorded in."""
+        if not self.env and self.dataset:
+            raise ValueError(
+                f"The dataset {self.dataset} does not say in which environment it was recorded, so "
+                "nothing can be played there. Train with --dataset and --env to say it."
+            )
+        return self.env

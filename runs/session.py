@@ -19,8 +19,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from envs import ContractError, EnvFailedError
+from envs.dataset import DatasetStreams, about
 from envs.loading import absolute, is_file
-from runs import folder
+from runs import checkpoint, folder
 from runs.config import Config
 from runs.evaluation import returns
 from runs.evaluation.evaluate import evaluate
@@ -73,8 +75,12 @@ def resume(path: Path, steps: int | None = None) -> int:
 def _train(trainer: Trainer, recipe: str | None) -> int:
     console, config = Console(highlight=False), trainer.config
     _announce(console, trainer, recipe)
-    with _stopping(trainer), Progress(console, config) as progress:
-        trainer.run(on_progress=progress)
+    try:
+        with _stopping(trainer), Progress(console, config) as progress:
+            trainer.run(on_progress=progress)
+    except (EnvFailedError, ContractError):
+        console.print(_what_is_saved(trainer), soft_wrap=True, markup=False)
+        raise
     if trainer.env_steps < config.steps:
         console.print(f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True)
         return INTERRUPTED
@@ -92,7 +98,7 @@ def _evaluate(console: Console, trainer: Trainer) -> None:
     subject = Subject(trainer.folder, trainer.agent, config)
     try:
         evaluate(subject, [returns.SUITE], Budget(config.evaluation_episodes), console)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EnvFailedError, ContractError):
         command = f"{program('clew')} evaluate {shlex.quote(str(trainer.folder))}"
         console.print(f"Training is saved. Evaluate it with: {command}", soft_wrap=True)
         raise
@@ -130,24 +136,30 @@ def _check_unfinished(path: Path, newest: Path, steps: int) -> None:
 
 
 def _default_name(config: Config, recipe: str | None) -> str:
-    """recipe-20260131-235959-s0; without a recipe, the environment's id or file and class."""
-    where, _, env = config.env.rpartition(":")
-    where = Path(where).stem if is_file(where) else where
-    subject = recipe or f"{where}-{env}".strip("-").replace("/", "-").lower()
+    """recipe-20260131-235959-s0; without a recipe, the dataset or what `env_name` says."""
+    dataset = config.dataset
+    dataset = Path(dataset).name if Path(dataset).is_absolute() else dataset
+    subject = recipe or dataset.replace("/", "-").lower() or env_name(config.env)
     return f"{subject}-{datetime.now():%Y%m%d-%H%M%S}-s{config.seed}"
+
+
+def env_name(env_id: str) -> str:
+    """An environment's id, or its file and class, as part of a folder's name."""
+    where, _, env = env_id.rpartition(":")
+    where = Path(where).stem if is_file(where) else where
+    return f"{where}-{env}".strip("-").replace("/", "-").lower()
 
 
 def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
     """What is about to be done, and what it takes."""
     config, replay = trainer.config, trainer.replay
     parameters = sum(p.numel() for p in trainer.agent.parameters())
-    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
     megabytes = replay.nbytes / 1e6
     scan = trainer.scan + " (chosen automatically)" * (config.scan == "auto")
     lines = [
         f"clew {folder.version()} · {recipe or 'no recipe'} · seed {config.seed}",
         f"Run: {trainer.folder}",
-        f"Environment: {config.env}{kwargs}, {config.num_envs} side by side",
+        *_where(trainer),
         f"Agent: {parameters:,} parameters",
         f"Device: {trainer.device}, {torch.get_num_threads()} threads, scan: {scan}",
         f"Replay: up to {config.replay.capacity:,} records, {megabytes:,.1f} MB on disk",
@@ -158,10 +170,28 @@ def _announce(console: Console, trainer: Trainer, recipe: str | None) -> None:
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
+def _where(trainer: Trainer) -> list[str]:
+    """What is learned from."""
+    config = trainer.config
+    kwargs = "".join(f" {k}={v}" for k, v in config.env_kwargs.items())
+    if not isinstance(trainer.streams, DatasetStreams):
+        return [f"Environment: {config.env}{kwargs}, {config.num_envs} side by side"]
+    recorded = f"{config.env}{kwargs}" if config.env else "an environment that it does not name"
+    return [
+        f"Dataset: {about(trainer.streams.dataset)}, {config.num_envs} side by side",
+        f"Recorded in: {recorded}",
+    ]
+
+
 def _notices(trainer: Trainer) -> list[str]:
-    """What a user may not expect of how observations are read."""
+    """What a user may not expect of what is learned, and of how observations are read."""
+    notices = []
+    if trainer.config.dataset:
+        notices.append("World model alone: a dataset trains no policy (model_only)")
     texts = text_leaves(trainer.streams.observation_space)
-    return [f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts]
+    return notices + [
+        f"Not read: observation {key!r} is Text, which the model leaves out" for key in texts
+    ]
 
 
 def _nothing_learned(config: Config) -> str:
@@ -181,12 +211,12 @@ def _conclude(console: Console, trainer: Trainer) -> None:
     model_only = trainer.config.model_only
     measure = f"evaluate {run} --episodes 500 --seed 1"
     if model_only:
-        measure = f"bench {'dream' if trainer.agent.model.codec.images else 'memory'} {run}"
+        measure = f"evaluate {run} --suite all"
     if trainer.restarts:
         console.print(f"Environments failed and were begun anew {trainer.restarts} times.")
     lines = [
         f"The run lies in {trainer.folder}. Next:",
-        f"  {program('clew')} {measure}",
+        *[f"  {program('clew')} {measure}"] * bool(trainer.config.env),
         f"  {program('tensorboard')} --logdir {run}",
         f"  {program('clew')} train --resume {run} --steps {2 * trainer.config.steps}",
     ]
@@ -199,6 +229,16 @@ def _resume_command(trainer: Trainer) -> str:
     extended = trainer.config.steps != own.steps
     extra = f" --steps {trainer.config.steps}" if extended else ""
     return f"{program('clew')} train --resume {shlex.quote(str(trainer.folder))}{extra}"
+
+
+def _what_is_saved(trainer: Trainer) -> str:
+    """What is left of a run whose environments failed; who resumes it allows as many failures."""
+    if found := checkpoint.complete(trainer.folder):
+        step = int(found[-1].name.removeprefix("step-"))
+        return f"Saved up to step {step:,}. Go on from there with: {_resume_command(trainer)}"
+    return (
+        f"Nothing is saved: the first checkpoint comes at step {trainer.config.checkpoint_every:,}."
+    )
 
 
 def program(name: str) -> str:

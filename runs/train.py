@@ -5,7 +5,7 @@ its metrics are those of the run that never stopped, bit for bit.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from agent.agent import Agent
 from agent.learner import Learner, NonFiniteError
 from agent.replay import Replay
 from envs import EnvStreams, make
+from envs.dataset import DatasetStreams
 from runs import checkpoint
 from runs.config import Config
 from runs.device import pick_device, pick_scan
@@ -54,7 +55,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.streams = make_streams(config, config.num_envs, config.seed)
+        self.streams = _streams(config)
         try:
             self._build()
         except BaseException:
@@ -147,7 +148,7 @@ class Trainer:
             self.telemetry.episode(episode)
 
     def _act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Actions of the agent, or of an explorer; either way kept as what leads to the next."""
+        """Actions of the agent, of an explorer or of a dataset, kept as what leads to the next."""
         if self.config.model_only:
             action = self.streams.explore()
             self.state = self.state._replace(prev_action=torch.as_tensor(action))
@@ -241,17 +242,34 @@ class Trainer:
         }
 
 
+def _streams(config: Config) -> EnvStreams | DatasetStreams:
+    """What a run learns from."""
+    if not config.dataset:
+        return make_streams(config, config.num_envs, config.seed)
+    if not config.model_only:
+        raise ValueError("Only a world model learns from a dataset: set model_only = True.")
+    return DatasetStreams(config.dataset, config.num_envs, config.seed)
+
+
 def make_streams(
-    config: Config, num_envs: int, seed: int, max_steps: int | None = None
+    config: Config,
+    num_envs: int,
+    seed: int,
+    max_steps: int | None = None,
+    infos: Sequence[str] = (),
 ) -> EnvStreams:
-    """The environments that a config asks for; episodes are cut after `max_steps`."""
+    """The environments that a config asks for; episodes are cut after `max_steps`.
+
+    Records bring the named `infos`, where the environment has them.
+    """
     return EnvStreams(
-        partial(make, config.env, config.env_kwargs, config.wrappers, max_steps),
+        partial(make, config.known_env, config.env_kwargs, config.wrappers, max_steps),
         num_envs,
         seed,
         config.parallel,
         config.env_timeout or None,
         config.env_restarts,
+        infos,
     )
 
 

@@ -28,8 +28,9 @@ before = world()
 for module in sys.argv[1:]:
     importlib.import_module(module)
     assert world() == before, f"importing {module} changed a random state or a setting of torch"
-    optional = {"mamba_ssm", "causal_conv1d", "mujoco", "dm_control", "labmaze"} & set(sys.modules)
-    assert not optional, f"importing {module} pulled in {sorted(optional)}"
+    late = {"mamba_ssm", "causal_conv1d", "mujoco", "dm_control", "labmaze", "minari", "h5py"}
+    late &= set(sys.modules)
+    assert not late, f"importing {module} pulled in {sorted(late)}"
     assert not torch.cuda.is_initialized(), f"importing {module} started CUDA"
 """
 

@@ -42,7 +42,13 @@ class ActionCodec(nn.Module):
             span, self.size = np.ones_like(start), sum(self.counts)
         else:
             supported = "Discrete, MultiDiscrete and bounded Box are"
-            raise ValueError(f"The action space is {space}, which is not supported: {supported}.")
+            binary = isinstance(space, spaces.MultiBinary)
+            cure = (
+                "Declare MultiDiscrete, with 2 for each" if binary else "Turn it into one of these"
+            )
+            raise ValueError(
+                f"The action space is {space}, which is not supported: {supported}. {cure}."
+            )
         parts = {"start": start, "span": span}
         if isinstance(space, spaces.Box):
             parts |= {"low": space.low, "high": space.high}

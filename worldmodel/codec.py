@@ -28,6 +28,7 @@ from worldmodel.heads import mlp, symexp, symlog
 from worldmodel.spaces import SUPPORTED, flatten_space
 
 WIDEST = 1e4  # a wider Box is taken for one without bounds
+WIDEST_PICTURE = 2.0**16  # the same for pictures: of 16 bits at most
 
 
 def _is_image(space: gym.Space) -> bool:
@@ -46,8 +47,8 @@ class ImageCodec(nn.Module):
         self.size, self.channels = space.shape[:2], space.shape[2]
         channels = self.channels
         low, high = float(space.low.min()), float(space.high.max())
-        self.bounded = math.isfinite(low) and math.isfinite(high) and low < high
-        self.offset, self.range = (low, high - low) if self.bounded else (0.0, 1.0)
+        self.bounded = 0 < high - low < WIDEST_PICTURE
+        self.offset, self.range = low, high - low
         stages = max(0, math.ceil(math.log2(max(self.size) / grid)))
         self.side, self.grid = grid * 2**stages, grid
         patches = [4] * (stages // 2) + [2] * (stages % 2) or [1]
@@ -63,16 +64,18 @@ class ImageCodec(nn.Module):
     def about(self) -> str:
         """How it is read, in words."""
         height, width = self.size
-        bounds = f"{self.offset:g} to {self.offset + self.range:g}" if self.bounded else "any value"
+        bounds = f"{self.offset:g} to {self.offset + self.range:g}" if self.bounded else "by symlog"
         tokens = f"{self.grid} x {self.grid} tokens"
         return f"picture of {height} x {width} x {self.channels}, {bounds}, in {tokens}"
 
     def prepare(self, image: Tensor) -> Float[Tensor, "n h w pqc"]:
-        """Patches of images (n, H, W, c), in [-1/2, 1/2] where the space has bounds."""
+        """Patches of images (n, H, W, c), in [-1/2, 1/2]; by symlog where there are no bounds."""
         x = F.pad(image, (0, 0, 0, self.side - self.size[1], 0, self.side - self.size[0]))
         x = rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=self.patch, q=self.patch)
         # In place, on a copy: each new array of this size costs more than what is computed in it.
         x = x.to(torch.float, copy=True)
+        if not self.bounded:
+            return symlog(x)
         return x.sub_(self.offset + self.range / 2).div_(self.range)
 
     def encode(self, patches: Float[Tensor, "n h w pqc"]) -> Float[Tensor, "n S D"]:
@@ -89,9 +92,10 @@ class ImageCodec(nn.Module):
 
     def restore(self, decoded: Tensor) -> Tensor:
         """Images in the units of the space."""
-        image = _unpatch(decoded + 0.5, self.patch)[:, : self.size[0], : self.size[1]]
-        image = image.clamp(0, 1) if self.bounded else image
-        return image * self.range + self.offset
+        image = _unpatch(decoded, self.patch)[:, : self.size[0], : self.size[1]]
+        if not self.bounded:
+            return symexp(image)
+        return (image + 0.5).clamp(0, 1) * self.range + self.offset
 
 
 class _SquaredError(torch.autograd.Function):

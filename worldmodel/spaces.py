@@ -1,6 +1,7 @@
 """Gymnasium spaces: their leaves by name, and their JSON form, with which a model is saved."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,14 +17,20 @@ def flatten_space(space: gym.Space) -> dict[str, gym.Space]:
     """The leaves of a space by name ("a/b" inside nested Dicts), without Text.
 
     Raises:
-        ValueError: for a leaf that cannot be encoded; names the key and what is supported.
+        ValueError: for a leaf that cannot be encoded, and for keys that give no name, or two of
+            one; names the key and the cure.
     """
     leaf_types = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    leaves = {name: leaf for name, leaf in _leaf_spaces(space) if not is_text(leaf)}
+    found = list(_leaf_spaces(space))
+    for name, number in Counter(name for name, _ in found).items():
+        if number > 1:
+            raise ValueError(f"{number} parts of the observation are called {name!r}: rename one.")
+    leaves = {name: leaf for name, leaf in found if not is_text(leaf)}
     for name, leaf in leaves.items():
         if not isinstance(leaf, leaf_types):
             raise ValueError(
-                f"Observation {name!r} is {leaf}, which is not supported: {SUPPORTED} are."
+                f"Observation {name!r} is {leaf}, which is not supported: {SUPPORTED} are. Turn it "
+                "into one of these, in the environment or in a wrapper (--wrappers)."
             )
     return leaves
 
@@ -35,8 +42,10 @@ def text_leaves(space: gym.Space) -> list[str]:
 
 def _leaf_spaces(space: gym.Space, name: str = "") -> Iterator[tuple[str, gym.Space]]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, part in parts:
+        is_dict = isinstance(space, spaces.Dict)
+        for key, part in space.spaces.items() if is_dict else enumerate(space.spaces):
+            if is_dict and not (isinstance(key, str) and key):
+                raise ValueError(f"A key of the observation is {key!r}: give each a name, as text.")
             yield from _leaf_spaces(part, f"{name}/{key}" if name else str(key))
     else:
         yield name or ROOT, space

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from envs.memory_maze.motion import CELL, HEADING, TURN, X, Y
 from envs.memory_maze.oracle import Oracle, wander
 from envs.memory_maze.world import ACTIONS, VIEWS, World
-from envs.window import Window
+from envs.window import Window, check_render_mode
 
 PICTURE = 256  # pixels of each half of a rendered picture
 
@@ -72,10 +72,7 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
         info: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"MemoryMaze render_mode is {render_mode!r}: use None, 'rgb_array' or 'human'"
-            )
+        check_render_mode(self, render_mode)
         self._world = World(size, 1, frame_size, view)
         self._with_info, self.render_mode = info, render_mode
         self.observation_space = spaces.Box(0, 255, self._world.frame_shape, np.uint8)

@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 
 from envs.memory_maze.env import draw_seed
 from envs.memory_maze.world import ACTIONS, VIEWS, World
+from envs.window import check_render_mode
 
 
 class MemoryMazeVector(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -39,8 +40,7 @@ class MemoryMazeVector(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: ask for at least 1 maze")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}: a vector has None or 'rgb_array'")
+        check_render_mode(self, render_mode)
         self._world = World(size, num_envs, frame_size, view)
         self.num_envs, self.render_mode, self._with_info = num_envs, render_mode, info
         self.single_observation_space = spaces.Box(0, 255, self._world.frame_shape, np.uint8)

@@ -1,5 +1,6 @@
 """N mazes side by side: what a single environment and a vector of them both step and draw."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,18 +34,23 @@ SIZES = {
 }
 
 
+def check_arguments(name: str, sizes: Iterable[str], size: str, frame_size: int, view: str) -> None:
+    """ValueError for what no maze of these sizes can be made with."""
+    if size not in (sizes := list(sizes)):
+        raise ValueError(f"{name} size is {size!r}: choose from {', '.join(sizes)}")
+    if not 16 <= frame_size <= 1024:
+        raise ValueError(f"{name} frame_size is {frame_size}: give 16 to 1024 pixels")
+    if view not in VIEWS:
+        raise ValueError(f"{name} view is {view!r}: choose from {', '.join(VIEWS)}")
+
+
 class World:
     """`count` mazes of one size, each with its own random state; positions in metres."""
 
     def __init__(
         self, size: str, count: int = 1, frame_size: int = 64, view: str = VIEWS[0]
     ) -> None:
-        if size not in SIZES:
-            raise ValueError(f"MemoryMaze size is {size!r}: choose from {', '.join(SIZES)}")
-        if not 16 <= frame_size <= 1024:
-            raise ValueError(f"MemoryMaze frame_size is {frame_size}: give 16 to 1024 pixels")
-        if view not in VIEWS:
-            raise ValueError(f"MemoryMaze view is {view!r}: choose from {', '.join(VIEWS)}")
+        check_arguments("MemoryMaze", SIZES, size, frame_size, view)
         self.size, self.count, self.view = SIZES[size], count, view
         self.frame_shape = (frame_size, frame_size, 3)
         cells, objects = self.size.cells + 2, self.size.objects

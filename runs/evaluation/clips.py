@@ -50,7 +50,7 @@ def _film(player: Player, config: Config, seed: int, longest: int) -> Clip:
 
 
 def _render_modes(config: Config) -> list[str]:
-    env = make(config.env, config.env_kwargs, config.wrappers)
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
     return env.metadata.get("render_modes", [])
 

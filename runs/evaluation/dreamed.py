@@ -48,7 +48,7 @@ def missing(subject: Subject) -> str:
 
 def is_crossable(config: Config) -> bool:
     """Whether a straight walk leads from the cue to the answer."""
-    env = make(config.env, config.env_kwargs, config.wrappers)
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
     return isinstance(env.unwrapped, TMaze | Hallway)
 
@@ -92,7 +92,7 @@ def cross(
 
 
 def _length(config: Config) -> int:
-    env = make(config.env, config.env_kwargs, config.wrappers)
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
     return getattr(env.unwrapped, "length")  # noqa: B009 (of a Corridor, which is_crossable)
 
@@ -101,7 +101,7 @@ def _walk(config: Config, crossings: int, seed: int) -> tuple[Task, Crossings]:
     """Corridors of new episodes, walked through without a slip."""
     # All as long as the longest, where a task draws lengths of its own.
     fixed = {"shortest": None} if "shortest" in config.env_kwargs else {}
-    env = make(config.env, config.env_kwargs | fixed, config.wrappers)
+    env = make(config.known_env, config.env_kwargs | fixed, config.wrappers)
     corridor = env.unwrapped
     assert isinstance(corridor, Corridor)
     first = evaluation_seed(seed)

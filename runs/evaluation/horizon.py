@@ -36,7 +36,7 @@ def missing(subject: Subject) -> str:
 
 def delay_argument(config: Config) -> str:
     """The argument of a task that says for how many steps something must be kept; or nothing."""
-    env = make(config.env, config.env_kwargs, config.wrappers)
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
     return getattr(env.unwrapped, "delay", "")
 
@@ -84,7 +84,7 @@ def search(solves: Any, trained: int, longest: int) -> tuple[int, int | None]:
 
 def _trained(config: Config, argument: str) -> int:
     """The delay of training: the argument, or its default."""
-    env = make(config.env, config.env_kwargs, config.wrappers)
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
     return int(config.env_kwargs.get(argument) or getattr(env.unwrapped, "length", 1))
 

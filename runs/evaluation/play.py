@@ -6,7 +6,7 @@ sooner, are not counted more often. All players meet the same episodes.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -149,10 +149,18 @@ def play_new(
 
 @contextmanager
 def new_streams(
-    config: Config, episodes: int, seed: int, max_steps: int | None = None
+    config: Config,
+    episodes: int,
+    seed: int,
+    max_steps: int | None = None,
+    infos: Sequence[str] = (),
 ) -> Iterator[EnvStreams]:
-    """Environments for so many episodes that no training run has played."""
-    streams = make_streams(config, min(episodes, ENVS), evaluation_seed(seed), max_steps)
+    """Environments for so many episodes that no training run has played.
+
+    Records bring the parts of each environment's info that `infos` names.
+    """
+    num_envs = min(episodes, ENVS)
+    streams = make_streams(config, num_envs, evaluation_seed(seed), max_steps, infos)
     try:
         yield streams
     finally:

@@ -15,6 +15,7 @@ from runs.device import pick_device, pick_scan
 from runs.evaluation.play import new_streams
 from runs.evaluation.suite import Subject, Suite
 from worldmodel.layers import use_scan
+from worldmodel.spaces import space_to_json
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def _check_spaces(subject: Subject) -> None:
         found = {"observation": streams.observation_space, "action": streams.action_space}
     for kind, space in found.items():
         known = getattr(agent, f"{kind}_space")
-        if space != known:
+        if space_to_json(space) != space_to_json(known):
             raise ValueError(
                 f"{config.env} has the {kind} space {space}, the agent of {subject.run} learned in "
                 f"{known}: it can only be measured where it looks the same."

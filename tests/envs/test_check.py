@@ -1,6 +1,8 @@
 """Each way to break the contract is found and named, and what keeps it is not blamed."""
 
 import re
+import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +32,14 @@ class Fine(gym.Env):
 
     def look(self):
         return {"time": np.array([self.time, self.np_random.random()], np.float32)}
+
+
+class Helpful(Fine):
+    def explore(self, rng):
+        return int(rng.integers(2))
+
+    def oracle(self):
+        return np.int64(1)
 
 
 class Unseeded(Fine):
@@ -112,7 +122,35 @@ class Failing(Fine):
         return super().step(action) if self.time < 3 else 1 / 0
 
 
+class Leaving(Fine):
+    def step(self, action):
+        return super().step(action) if self.time < 3 else sys.exit("bye")
+
+
+class Optionless(Fine):
+    def reset(self, *, seed=None):  # pyright: ignore
+        return super().reset(seed=seed)
+
+
+class Advised(Fine):
+    def explore(self, rng):
+        return int(rng.integers(2, 4))
+
+
+class Silent(Fine):
+    def oracle(self):
+        return None
+
+
+class Helpless(Fine):
+    def oracle(self):
+        raise NotImplementedError("later")
+
+
 BROKEN = {
+    Advised: r"explore\(\) returned [23], which is no action of Discrete\(2\)",
+    Silent: r"oracle\(\) returned None, which is no action of Discrete\(2\)",
+    Helpless: r"oracle\(\) raised NotImplementedError: later \(test_check.py, line \d+\)",
     Unseeded: r"reset\(\) takes no seed: write `def reset\(self, \*, seed=None",
     Careless: "the first observation .'time'. differs although seed and actions are the same",
     Forgetful: "reward or end of step 1 differs although seed",
@@ -127,6 +165,8 @@ BROKEN = {
     Uninformed: r"reset\(\) returned of type dict without info|returned dict without info",
     Old: r"step\(\) returned 4 values: Gymnasium's rule is `return observation, reward, term",
     Failing: r"step\(\) raised ZeroDivisionError: division by zero \(test_check.py, line \d+\)",
+    Leaving: r"step\(\) raised SystemExit: bye \(test_check.py, line \d+\)",
+    Optionless: r"reset\(\) takes no options: write `def reset\(self, \*, seed=None",
 }
 
 
@@ -142,6 +182,7 @@ def test_what_is_wrong_is_named(kind, said):
 
 def test_nothing_is_wrong_with_what_keeps_the_contract():
     """Fails where a good environment is blamed (the negative control)."""
+    assert check(Helpful(), steps=20).wrong == []
     found = check(Fine(), steps=42)
     assert (found.wrong, found.notes) == ([], [])
     assert (found.steps, found.episodes) == (42, 8)
@@ -154,6 +195,24 @@ def test_nothing_is_wrong_with_what_keeps_the_contract():
 )
 def test_known_environments_pass(env_id):
     assert check(make(env_id, guard=False), steps=300).wrong == []
+
+
+def test_what_is_interrupted_is_told(monkeypatch):
+    """Fails where Ctrl-C on an environment that hangs loses what was found, and where it hangs."""
+    monkeypatch.setattr("envs.check.LATE", 0.05)
+
+    class Hanging(Fine):
+        def step(self, action):
+            if self.time == 3:
+                time.sleep(0.1)
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    found = check(Hanging(), steps=40)
+    assert found.notes == ["interrupted after 3 steps"]
+    (wrong,) = found.wrong
+    said = r"step\(\) gave no answer for 0.1 s, and was interrupted \(test_check.py, line \d+\)"
+    assert re.match(said, wrong)
 
 
 def test_what_is_worth_knowing():

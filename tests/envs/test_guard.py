@@ -105,6 +105,10 @@ def test_what_no_model_can_read_is_named(seen, said):
             r"'inner/speed'\[1\] = 5.0 lies outside the",
         ),
         (changed(eye=np.full((2, 2, 1), 7)), "'eye' is of dtype int64, and its space says uint8"),
+        (
+            changed(grid=np.ones((2, 2))),
+            "'grid' is of dtype float64, .*int64: return whole numbers",
+        ),
         (changed(extra=1), "The observation has 'extra', which its space lacks"),
     ],
     ids=str,
@@ -157,13 +161,22 @@ def test_a_step_after_the_end_is_refused():
     env.step(0)
 
 
-def test_a_reset_without_seed_is_refused_at_once():
+def test_a_reset_without_seed_or_options_is_refused_at_once():
+    """Fails where Gymnasium's wrappers are the first to complain, with a traceback."""
+
     class Unseeded(Told):
+        def reset(self, *, options=None):  # pyright: ignore
+            return good(), {}
+
+    class Old(Told):
         def reset(self):  # pyright: ignore
             return good(), {}
 
-    with pytest.raises(ContractError, match=r"takes no seed: write `def reset\(self, \*, seed=Non"):
+    cure = r": write `def reset\(self, \*, seed=None, options=None\)`"
+    with pytest.raises(ContractError, match=f"takes no seed{cure}"):
         Guard(Unseeded())
+    with pytest.raises(ContractError, match=f"takes no seed and no options{cure}"):
+        Guard(Old())
 
 
 LEAVES = [

@@ -147,7 +147,9 @@ def test_an_id_of_a_file_means_the_same_everywhere(tmp_path):
         ("worlds.py", "worlds.py:Mien", "has no 'Mien', and registers no such id; its env.*: Mine"),
         ("worlds.py", "worlds.py:np", "has no 'np', and registers no such id; its environments"),
         ("mine/worlds.py", "mine.worlds:Mien", "mine.worlds has no 'Mien'.*environments: Mine"),
-        ("worlds.py", "worlds.py:Mine:x", "there is no file .*|not"),
+        ("worlds.py", "worlds.py:Mine:x", "'worlds.py:Mine' is the name of no module; write"),
+        ("worlds.py", "./worlds:Mine", "'./worlds' is the name of no module; .*path/to/file.py"),
+        ("worlds.py", "worlds.py", "worlds.py wants a class, file.py:Class; its env.*: Mine"),
         ("envs.py", "envs:Mine", r"envs has no 'Mine'.*which hides .*/envs.py. Name the file inst"),
         (
             "agent/w.py",
@@ -175,7 +177,16 @@ def test_what_cannot_be_found_is_told_with_what_can(name, env_id, said):
         ("from .other import x", "a file has no package; name its module instead"),
         ("import mujoco_not_there", "pip install mujoco_not_there"),
         ("class Mine: pass", "must inherit from the gymnasium.Env class"),
-        (SOURCE.replace("start=0.0", "start"), "cannot do with nothing; its arguments: .*start"),
+        (SOURCE.replace("start=0.0", "start"), "needs arguments, as --env-kwargs .*: .*start"),
+        (f"{SOURCE}\nimport sys\nsys.exit()", "line 22 .SystemExit: .*: what runs it as a program"),
+        (
+            SOURCE.replace("    action_space", "    actions"),
+            "env 'Mine': its action_space is not there: set self.action_space in __init__",
+        ),
+        (
+            SOURCE.replace("spaces.MultiDiscrete([2, 3])", "[2, 3]"),
+            "its action_space is of type builtins.list: set self.action_space",
+        ),
     ],
 )
 def test_a_file_that_does_not_load_is_told_why(text, said):

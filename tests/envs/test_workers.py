@@ -47,6 +47,8 @@ class Mortal(gym.Env):
             time.sleep(60)
         if self.fate == "raises":
             raise OSError("the simulator lost its window")
+        if self.fate == "leaves":
+            sys.exit("no more")
         if self.fate == "shape":
             self.look = lambda: np.zeros(3, np.float32)
         return float("nan") if self.fate == "nan" else 1.0
@@ -90,6 +92,8 @@ FATES = [
     ("hangs", True, "its process gave no answer within 0.5 s"),
     ("raises", True, "OSError: the simulator lost its window"),
     ("raises", False, "OSError: the simulator lost its window"),
+    ("leaves", True, "SystemExit: no more"),
+    ("leaves", False, "SystemExit: no more"),
     ("nan", True, "reward = nan is not finite"),
     ("nan", False, "reward = nan is not finite"),
 ]
@@ -139,6 +143,29 @@ def test_what_breaks_the_contract_is_not_tried_again(open_streams, parallel):
     with pytest.raises(ContractError, match=r"Mortal: .*shape \(3,\), and its space says \(2,\)"):
         play(streams, 20)
     assert streams.restarts == 0
+
+
+class Double(Mortal):
+    def look(self):
+        return super().look().astype(np.float64) + 9
+
+
+def guarded():
+    return Guard(Double("none"))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_what_all_processes_see_is_told_once(parallel, caplog, capfd, monkeypatch):
+    """Fails where sixteen processes say the same sixteen times, or none of them is heard."""
+    monkeypatch.setattr("envs.contract.TOLD", set())
+    streams = EnvStreams(guarded, 3, parallel=parallel)
+    records = play(streams, 4)
+    streams.close()
+    dtype, beyond = (record.getMessage() for record in caplog.records)
+    assert "Double: The observation is of dtype float64" in dtype
+    assert "lies outside the bounds of its space, -9.0 to 9.0" in beyond
+    assert records[-1].observation.dtype == np.float32
+    assert "float64" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("parallel", [False, True])

@@ -1,5 +1,6 @@
 """A run that tests of the command line and of evaluation share, and settings that are quick."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = "--steps 120 --prefill 60 --log-every 40 --evaluation-episodes 4 --threads 1"
     assert main(["train", "debug", "--name", "done", "--out", str(out), *settings.split()]) == 0
     return out / "done"
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dataset: an oracle in T-Mazes of length 5; not to be written to."""
+    if sys.version_info < (3, 11):
+        pytest.skip("Minari needs Python 3.11")
+    out = tmp_path_factory.mktemp("datasets")
+    asked = "--env-kwargs length=5 --policy oracle --frames 192 --name of/oracle-v0"
+    assert main(["collect", "clew/TMaze-v0", *asked.split(), "--out", str(out)]) == 0
+    return out / "of" / "oracle-v0"
 
 
 @pytest.fixture

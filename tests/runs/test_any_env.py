@@ -2,19 +2,25 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import runs
 from runs.cli import main
 from runs.config import Config
 from runs.folder import read_config
 from runs.session import _default_name
 
 OUTSIDE = """
+    import os
+
     import gymnasium as gym
     import numpy as np
     from gymnasium import spaces
@@ -24,7 +30,7 @@ OUTSIDE = """
         '''See a code of two digits at the first step, dial it at the fifth.'''
 
         def __init__(self, digits=3, fault=""):
-            self.digits, self.fault = digits, fault
+            self.digits, self.fault, self.age = digits, fault, 0
             self.observation_space = spaces.Dict(
                 code=spaces.MultiDiscrete([digits + 1, digits + 1]),
                 eye=spaces.Box(0, 255, (9, 7, 1), np.uint8),
@@ -41,6 +47,11 @@ OUTSIDE = """
         def step(self, action):
             assert self.action_space.contains(action), action
             self.time += 1
+            self.age += 1
+            if self.fault == "dies":
+                os._exit(3)
+            if self.fault == "ages" and self.age > 55:
+                raise OSError("worn out")
             over = self.time == 5
             right = over and bool((action == self.code).all())
             return self.look(), float(right), over, False, {"is_success": right} if over else {}
@@ -103,7 +114,7 @@ def test_trains_and_is_evaluated(env_id: str, capsys: pytest.CaptureFixture[str]
     assert main(["train", "debug", "--env", env_id, *QUICK, *short, "--name", "run"]) == 0
     report = json.loads(Path("outputs/run/evaluation/return.json").read_text())
     assert report["episodes"] == 2
-    assert np.isfinite(report["return"]["mean"])
+    assert np.isfinite(report["players"]["greedy"]["return"]["mean"])
     assert ("is Text" in capsys.readouterr().out) == ("MiniGrid" in env_id or "theirs" in env_id)
 
 
@@ -151,6 +162,34 @@ def test_what_goes_wrong_as_it_trains_is_told_without_a_traceback(
     assert "Lockbox: The observation 'code'[0] = 9 lies outside the categories" in said
     assert "clew check-env tells what else" in said
     assert "Traceback" not in said
+
+
+def test_what_can_be_read_is_told_before_it_is_played() -> None:
+    """Fails where an environment that takes this process with it leaves an empty screen."""
+    code = "import sys; from runs.cli import main; sys.exit(main(sys.argv[1:]))"
+    asked = ["check-env", "theirs/lockbox.py:Lockbox", "--env-kwargs", "fault=dies"]
+    path = {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *asked], capture_output=True, text=True, env=os.environ | path
+    )
+    assert done.returncode == 3
+    assert "MultiDiscrete([4 4])" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("every", "said"), [("50", "Saved up to step 100."), ("500", "Nothing is s")]
+)
+def test_what_is_left_of_a_run_that_failed_is_told(
+    every: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where an environment that failed too often does not say how to go on."""
+    asked = ["--env", "theirs/lockbox.py:Lockbox", *QUICK, "fault=ages", "--num-envs", "2"]
+    asked += ["--env-restarts", "0", "--checkpoint-every", every, "--name", "run"]
+    assert main(["train", "debug", *asked]) == 1
+    told = capsys.readouterr()
+    assert said in told.out
+    assert ("train --resume outputs/run" in told.out) == (every == "50")
+    assert "OSError: worn out. 0 restarts are allowed (--env-restarts)" in told.err
 
 
 @pytest.mark.parametrize(

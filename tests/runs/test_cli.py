@@ -49,7 +49,15 @@ def test_help_is_quick_and_names_the_commands() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for command in ("train RECIPE", "--resume", "evaluate RUN", "recipes", "doctor", "--version"):
+    for command in (
+        "train RECIPE",
+        "--resume",
+        "evaluate RUN",
+        "collect ENV",
+        "recipes",
+        "doctor",
+        "--version",
+    ):
         assert command in done.stdout
 
 
@@ -107,6 +115,9 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("train debug --device abacus", "'abacus' cannot be used here"),
         ("train debug --scan mamba", "scan = 'mamba' must be one of auto, torch, mamba-ssm"),
         ("train debug --scan mamba-ssm --device cpu", "needs a CUDA device, and the device is cpu"),
+        ("collect", "Missing from clew collect: ENV"),
+        ("collect CartPole-v9", "unknown env id 'CartPole-v9'; nearest ids: CartPole-v"),
+        ("collect CartPole-v1 --frames 0", "frames = 0 must be at least 1"),
         ("train --env CartPole-v9", "unknown env id 'CartPole-v9'; nearest ids: CartPole-v"),
         ("train --env CartPole-v1 --wrappers nonsense", "not of the form 'module:Class'"),
     ],

@@ -157,6 +157,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same_run(tmp_path / "whole", folder)
 
 
+def test_a_run_on_a_dataset_goes_on_as_if_it_had_not_stopped(
+    quick: Quick, recorded: Path, tmp_path: Path
+) -> None:
+    """Fails where a resumed run plays other episodes, or the environment instead of them."""
+    config = quick(dataset=str(recorded), model_only=True, num_envs=3)
+    train(config, tmp_path / "whole")
+    assert {line["episode/return"] for line in metrics(tmp_path / "whole")} == {1.0}
+    folder = tmp_path / "parts"
+    with pytest.raises(KilledError):
+        train(config, folder, kill_at(150))
+    for step in (170, 270):
+        train(config, folder, stop_at(step), checkpoint.complete(folder)[-1])
+    train(config, folder, None, checkpoint.complete(folder)[-1])
+    assert_same_run(tmp_path / "whole", folder)
+
+
 def test_the_curriculum_reaches_the_batches(quick: Quick, tmp_path: Path) -> None:
     """Fails where contexts are as long as at the end from the first update on."""
     lengths = []

@@ -90,7 +90,7 @@ def test_a_box_of_one_point_gives_no_nan() -> None:
     [
         (spaces.Box(-np.inf, np.inf, (2,)), "bounded"),
         (spaces.Box(0, np.inf, (2,)), "bounded"),
-        (spaces.MultiBinary(3), "MultiDiscrete"),
+        (spaces.MultiBinary(3), "Declare MultiDiscrete, with 2 for each"),
         (spaces.Dict({"a": spaces.Discrete(2)}), "MultiDiscrete"),
     ],
     ids=str,

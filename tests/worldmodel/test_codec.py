@@ -18,6 +18,7 @@ def pixels(*shape: int) -> spaces.Box:
     return spaces.Box(0, 255, shape, np.uint8)
 
 
+BIT = spaces.Discrete(2)
 IMAGES = {
     "symbols": pixels(7, 7, 3),
     "tile": pixels(56, 56, 3),
@@ -27,6 +28,7 @@ IMAGES = {
     "large": pixels(84, 84, 3),
     "float": spaces.Box(-1.0, 1.0, (10, 10, 3)),
     "depth": spaces.Box(0, 60_000, (5, 6, 1), np.uint16),
+    "heights": spaces.Box(-np.inf, np.inf, (5, 1, 6)),
 }
 PARTS = {
     "scalar": spaces.Box(-1.0, 1.0, ()),
@@ -149,6 +151,16 @@ def test_unbounded_images_are_restored_as_they_are() -> None:
     torch.testing.assert_close(codec.restore(codec.prepare(image)), image)
 
 
+@pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max, 1e6], ids=str)
+def test_wide_pictures_are_read_by_symlog(bound) -> None:
+    """Fails where bounds that nothing comes near make all frames alike, or one frame is a shock."""
+    codec = ImageCodec(spaces.Box(np.float32(-bound), np.float32(bound), (4, 4, 1)), WIDTH, GRID)
+    one, other = codec.prepare(torch.ones(1, 4, 4, 1)), codec.prepare(torch.full((1, 4, 4, 1), 9e5))
+    assert (one - np.log(2)).abs().max() < 1e-6
+    assert 13 < other.max() < 14
+    assert codec.about == "picture of 4 x 4 x 1, by symlog, in 4 x 4 tokens"
+
+
 def test_bounded_images_are_restored_inside_their_bounds() -> None:
     """Fails where a decoded picture leaves the observation space."""
     codec = ImageCodec(IMAGES["float"], WIDTH, GRID)
@@ -231,6 +243,21 @@ def test_what_was_observed_stays_as_it_was() -> None:
     prepared = codec.prepare(seen)
     codec.loss(codec.decode(codec.encode(prepared)), prepared)
     assert all(torch.equal(value, before[name]) for name, value in seen.items())
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (spaces.Dict({"a/b": BIT, "a": spaces.Dict({"b": BIT})}), "2 parts .* are called 'a/b'"),
+        (spaces.Dict({"a/0": BIT, "a": spaces.Tuple([BIT])}), "2 parts .* are called 'a/0'"),
+        (spaces.Dict({0: BIT}), "A key of the observation is 0: give each a name"),  # pyright: ignore
+        (spaces.Tuple([spaces.Dict({"": BIT})]), "A key of the observation is '': give each a n"),
+    ],
+)
+def test_keys_that_name_nothing_are_refused(space, said: str) -> None:
+    """Fails where a part of an observation silently takes the place of another."""
+    with pytest.raises(ValueError, match=said):
+        flatten_space(space)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "compare", "bench", "collect", "check-env", "recipes", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "compare",
+    "baseline",
+    "bench",
+    "collect",
+    "check-env",
+    "recipes",
+    "doctor",
+)
 
 USAGE = """\
 usage: clew COMMAND [OPTIONS]
@@ -24,6 +34,7 @@ Train agents that find their way by remembering.
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             what it earns, and how far back it remembers (--suite)
   clew compare RUN RUN ...      runs side by side, and seeds together
+  clew baseline KIND --env ID   PPO, RecurrentPPO, random or oracle, evaluated alike
   clew bench context            what a long context costs here, all backbones side by side
   clew bench dream RUN          how good the pictures of its dreams are
   clew collect ENV              record episodes as a Minari dataset, by --policy

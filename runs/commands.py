@@ -14,10 +14,13 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from envs.loading import absolute
 from runs import check_env as check_env_module
 from runs import collect as collect_module
 from runs import doctor as doctor_module
 from runs import folder, session
+from runs.baselines import session as baseline_session
+from runs.baselines.policy import BaselineConfig
 from runs.bench import context, dream
 from runs.collect import CollectArguments
 from runs.config import Config
@@ -48,6 +51,37 @@ class TrainArguments:
     out: Annotated[Path, arg(metavar="DIR")] = Path("outputs")
     """Where runs are kept; this one in DIR/NAME."""
     settings: Annotated[Config, arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class BaselineArguments:
+    """Train Stable-Baselines3's PPO or sb3-contrib's RecurrentPPO, and evaluate it as our own."""
+
+    kind: Positional[baseline_session.Kind]
+    """ppo (sees stacked frames), recurrent-ppo (LSTM), random or oracle (these learn nothing)."""
+    env: str
+    """An id of Gymnasium's, module:Id, module:Class, or path/to/file.py:Class."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Its keyword arguments, as name=value."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers around it, innermost first, as module:Class."""
+    steps: int = 1_000_000
+    """Environment steps to train for."""
+    num_envs: int = 16
+    """Environments side by side."""
+    seed: int = 0
+    """Seeds everything."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+    log_every: int = 10_000
+    """Environment steps between two lines of metrics."""
+    evaluation_episodes: int = 200
+    """Episodes of the evaluation after training; 0 leaves it out."""
+    name: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: KIND-DATE-sSEED)")] = ""
+    """Name of the run."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("outputs")
+    """Where runs are kept; this one in DIR/NAME."""
+    ppo: BaselineConfig = field(default_factory=BaselineConfig)
 
 
 @dataclass(frozen=True)
@@ -194,6 +228,26 @@ def collect(arguments: list[str]) -> int:
     collect_module.show(report, console)
     if asked.json:
         print(json.dumps(report, indent=1))
+    return 0
+
+
+def baseline(arguments: list[str]) -> int:
+    """`clew baseline`."""
+    asked = _parse(BaselineArguments, "baseline", arguments)
+    with folder.refusing():
+        config = Config(
+            env=absolute(asked.env),
+            env_kwargs=asked.env_kwargs,
+            wrappers=asked.wrappers,
+            num_envs=asked.num_envs,
+            steps=asked.steps,
+            prefill=0,
+            seed=asked.seed,
+            threads=asked.threads,
+            log_every=asked.log_every,
+            evaluation_episodes=asked.evaluation_episodes,
+        )
+    baseline_session.run(asked.kind, config, asked.ppo, asked.out, asked.name)
     return 0
 
 

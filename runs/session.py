@@ -42,7 +42,7 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
         RefusalError: for a mistake in what was asked for; no folder is left behind.
     """
     config = replace(config, env=absolute(config.env))
-    path = out / (name or _default_name(config, recipe))
+    path = out / (name or default_name(config, recipe))
     with ExitStack() as held:
         with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
             held.enter_context(folder.locked(path))
@@ -135,7 +135,7 @@ def _check_unfinished(path: Path, newest: Path, steps: int) -> None:
         )
 
 
-def _default_name(config: Config, recipe: str | None) -> str:
+def default_name(config: Config, recipe: str | None) -> str:
     """recipe-20260131-235959-s0; without a recipe, the dataset or what `env_name` says."""
     dataset = config.dataset
     dataset = Path(dataset).name if Path(dataset).is_absolute() else dataset

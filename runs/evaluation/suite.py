@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from agent.agent import Agent
 from runs.config import Config
 
 Report = dict[str, Any]
@@ -26,7 +25,8 @@ class Subject:
     """What is measured: a run's newest agent, in the environment that `config` names."""
 
     run: Path
-    agent: Agent
+    agent: Any
+    """An Agent, or a baseline: whoever acts by the same verbs, or a player by itself."""
     config: Config
 
 

@@ -16,7 +16,7 @@ import runs
 from runs.cli import main
 from runs.config import Config
 from runs.folder import read_config
-from runs.session import _default_name
+from runs.session import default_name
 
 OUTSIDE = """
     import os
@@ -258,4 +258,4 @@ def test_a_run_finds_its_file_from_every_folder(
 )
 def test_a_run_is_named_by_its_environment(env: str, name: str) -> None:
     """Fails where the name of a run is a path, or holds what no folder's name may."""
-    assert re.fullmatch(rf"{name}-\d+-\d+-s3", _default_name(Config(env=env, seed=3), None))
+    assert re.fullmatch(rf"{name}-\d+-\d+-s3", default_name(Config(env=env, seed=3), None))

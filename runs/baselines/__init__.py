@@ -1,0 +1,1 @@
+"""Stable-Baselines3 in the same environments, folders and evaluation."""

@@ -48,8 +48,8 @@ class ActiveTMaze(TMaze):
 
     ## Source
     Ni et al. 2023, "When Do Transformers Shine in RL? Decoupling Memory from Credit Assignment",
-    where `fetch` is 1. Different here: theirs shows the cue only once, and punishes every step taken
-    behind schedule; ours charges the slip alone.
+    where `fetch` is 1. Different here: theirs shows the cue only once, and punishes every step
+    taken behind schedule; ours charges the slip alone.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ActiveTMaze(TMaze):
         return super().reset(seed=seed, options=options)
 
     def oracle(self) -> int:
-        """The action of an agent that remembers: back for the cue, forward, and the right answer."""
+        """The action of an agent that remembers: back for the cue, forward, the right answer."""
         return super().oracle() if self._fetched else BACK
 
     def explore(self, rng: np.random.Generator) -> int:

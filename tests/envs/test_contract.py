@@ -11,7 +11,6 @@ from envs.testing import EnvContract
 
 FETCHED = {
     "active-tmaze": ("clew/ActiveTMaze-v0", {"length": 9}),
-    "active-tmaze-far": ("clew/ActiveTMaze-v0", {"length": 9, "fetch": 2, "spare": 40}),
     "active-tmaze-shortest": ("clew/ActiveTMaze-v0", {"length": 1}),
 }
 SHOWN = {

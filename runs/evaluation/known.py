@@ -15,6 +15,8 @@ from runs.evaluation.mazes import Walk
 
 ROUND = 17  # rows and columns of a map around a place; cells beyond it are counted to its rim
 
+POSE = 4  # the first features of an odometer: the place and the direction
+
 
 @dataclass(frozen=True)
 class Moments:

@@ -14,16 +14,15 @@ and free cells count alike (balanced accuracy).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from runs.evaluation.known import Guess, Moments, Odometer, all_seen, constant, moments_of
+from runs.evaluation.known import POSE, Guess, Moments, Odometer, all_seen, constant, moments_of
 from runs.evaluation.mazes import Walk, needs_maze, walk
 from runs.evaluation.probing import TASKS, Reader
-from runs.evaluation.remembering import Witness
+from runs.evaluation.remembering import Witness, features_in
 from runs.evaluation.statistics import Measure, clusters_ci, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell, quiet
 
@@ -53,6 +52,7 @@ ACCURACIES = ("walls", "walls_remembered", "walls_plain")
 CLAIMS = {"walls": "walls", "objects": "objects", "place": "its place"}
 
 Features = Sequence[np.ndarray]  # of each episode, (moments, features)
+Inputs = dict[str, Sequence[Features]]  # who knows what, in one or more forms to choose from
 Totals = np.ndarray  # (episodes, parts, 2): a sum and a count for each part of a mean
 
 
@@ -63,23 +63,28 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     limits = episodes, budget.seed, budget.max_steps
     walks = walk(witness, subject.config, *limits, tell, "walks")
     times, on, off = witness.known(walks)
-    inputs = {"state": on, "memory_off": off} | bounds(walks, times)
+    features = features_in(subject.agent)
+    inputs: Inputs = {
+        name: (parts, [part[:, :features] for part in parts])
+        for name, parts in (("state", on), ("memory_off", off))
+    }
     about = {"walked_by": "explorer" if explores else "agent", "walked_episodes": episodes}
-    return about | score(walks, times, inputs, tell)
+    return about | score(walks, times, inputs | bounds(walks, times), tell)
 
 
 def _episodes(budget: Budget) -> int:
     return max(1, round(SHARE * budget.episodes))
 
 
-def bounds(walks: Sequence[Walk], times: Sequence[np.ndarray]) -> dict[str, Features]:
+def bounds(walks: Sequence[Walk], times: Sequence[np.ndarray]) -> Inputs:
     """What the bounds know; the odometer learns from the episodes that probes learn from."""
     pairs = list(zip(walks, times, strict=True))
     odometer = Odometer(walks[: _split(len(walks))[0]])
+    added = [odometer.features(one, at) for one, at in pairs]
     return {
-        "integrator": [odometer.features(one, at) for one, at in pairs],
-        "poses": [np.zeros((len(at), 1), np.float32) for at in times],
-        "seen": [all_seen(one, at) for one, at in pairs],
+        "integrator": (added, [part[:, :POSE] for part in added]),
+        "poses": ([np.zeros((len(at), 1), np.float32) for at in times],),
+        "seen": ([all_seen(one, at) for one, at in pairs],),
     }
 
 
@@ -89,32 +94,45 @@ def _split(episodes: int) -> tuple[int, int]:
 
 
 def score(
-    walks: Sequence[Walk],
-    times: Sequence[np.ndarray],
-    inputs: dict[str, Features],
-    tell: Tell = quiet,
+    walks: Sequence[Walk], times: Sequence[np.ndarray], inputs: Inputs, tell: Tell = quiet
 ) -> Report:
     """The report on any features of episodes, `state` and the bounds among them."""
     first, second = _split(len(walks))
     parts = slice(0, first), slice(first, second), slice(second, None)
     learn, choose, test = (moments_of(walks[part], times[part]) for part in parts)
-    found, read = {"constant": totals(constant(learn, test), test)}, {}
-    for done, (name, features) in enumerate(inputs.items()):
+    found, chosen = {"constant": totals(constant(learn, test), test)}, {}
+    for done, (name, forms) in enumerate(inputs.items()):
         tell("probes", done, len(inputs))
-        mine, others, last = (np.concatenate(features[part]) for part in parts)
-        reader = Reader(mine, learn)
-        reader.fit(others, choose)
-        found[name] = totals(reader.guess(last, test), test)
-        read[name] = {task: reader.chosen[task][0]._asdict() for task in TASKS}
+        split = [[np.concatenate(form[part]) for part in parts] for form in forms]
+        readers = [Reader(mine, learn) for mine, _, _ in split]
+        for reader, (_, others, _) in zip(readers, split, strict=True):
+            reader.fit(others, choose)
+        best = {task: int(np.argmin([one.best[task] for one in readers])) for task in TASKS}
+        guesses = [
+            reader.guess(last, test) for reader, (_, _, last) in zip(readers, split, strict=True)
+        ]
+        found[name] = totals(_joined(guesses, best), test)
+        chosen[name] = {
+            task: {"form": k} | readers[k].chosen[task][0]._asdict() for task, k in best.items()
+        }
     tell("probes", len(inputs), len(inputs))
-    counts = {"learned_from": first, "chosen_by": second - first, "measured": len(walks) - second}
     return {
-        "split": counts,
+        "split": {
+            "learned_from": first,
+            "chosen_by": second - first,
+            "measured": len(walks) - second,
+        },
         "moments": {"learned_from": len(learn), "measured": len(test)},
         "readers": {name: _means(found[name]) for name in NAMES if name in found},
         "better": better(found),
-        "networks": read,
+        "chosen": chosen,
     }
+
+
+def _joined(guesses: Sequence[Guess], best: dict[str, int]) -> Guess:
+    """Each task's guess by the reader that is best at it."""
+    walls, objects, place = (guesses[best[task]] for task in TASKS)
+    return Guess(walls.walls, walls.usual, objects.objects, place.moved)
 
 
 def _means(found: dict[str, Totals]) -> dict[str, Measure | None]:

@@ -1,11 +1,12 @@
 """A small network that reads walls, objects and the place from features.
 
 Unusual: it does not say what is in a cell of the maze, but draws maps around the agent and around
-the start, and what it says of a cell is what the two have there. Where a cell lies in them is given,
-as Memory Maze's own probes are given where the agent is: measured is whether the maze is known, not
-whether a small network can turn pictures. What can be said from the poses alone is a floor of its
-own, the probe of no features. The maps are sums of a few smooth ones, so that some dozens of mazes
-are enough to learn from. Walls, objects and place are read by networks that share nothing.
+the start, and what it says of a cell is what the two have there. Where a cell lies in them is
+given, as Memory Maze's own probes are given where the agent is: measured is whether the maze is
+known, not whether a small network can turn pictures. What can be said from the poses alone is a
+floor of its own, the probe of no features. The maps are sums of a few smooth ones, so that some
+dozens of mazes are enough to learn from. Walls, objects and place are read by networks that share
+nothing.
 """
 
 from collections.abc import Sequence
@@ -129,9 +130,9 @@ class Reader:
         read = self._standard(features)
         read = read if self.axes is None else read @ self.axes
         parts = (moments.around, moments.from_start, moments.walls)
-        floats = [torch.as_tensor(part, dtype=torch.float32) for part in parts]
+        around, from_start, walls = (torch.as_tensor(part, dtype=torch.float32) for part in parts)
         moved = torch.as_tensor(moments.moved / self.reach, dtype=torch.float32)
-        return Batch(read, *floats, torch.as_tensor(moments.objects), moved)
+        return Batch(read, around, from_start, walls, torch.as_tensor(moments.objects), moved)
 
     def fit(
         self,

@@ -118,8 +118,8 @@ def constant(train: Moments, moments: Moments) -> Guess:
 def all_seen(one: Walk, times: np.ndarray) -> np.ndarray:
     """The ceiling: walls, free cells and objects, if ever in sight, on a map around the agent.
 
-    What perfect eyes and a perfect memory know; (times, features). Vectors to the objects and the
-    way from the start are among it.
+    What perfect eyes and a perfect memory know; (times, features). The last `vectors_in` of them
+    are vectors to the objects, which of these are known, and the way from the start.
     """
     here = moments_of([one], [times])
     seen = np.logical_or.accumulate(one.cells_seen.reshape(one.steps + 1, -1))[times]
@@ -129,6 +129,11 @@ def all_seen(one: Walk, times: np.ndarray) -> np.ndarray:
     to_objects = here.around[rows, here.objects] * known[..., None]
     parts = [*maps, to_objects, known, here.moved]
     return np.concatenate([part.reshape(len(times), -1) for part in parts], -1).astype(np.float32)
+
+
+def vectors_in(one: Walk) -> int:
+    """How many of the features of `all_seen` are no map."""
+    return 3 * len(one.targets) + 2
 
 
 def _drawn(cells: np.ndarray, around: np.ndarray) -> np.ndarray:

@@ -14,12 +14,22 @@ and free cells count alike (balanced accuracy).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from runs.evaluation.known import POSE, Guess, Moments, Odometer, all_seen, constant, moments_of
+from runs.evaluation.known import (
+    POSE,
+    Guess,
+    Moments,
+    Odometer,
+    all_seen,
+    constant,
+    moments_of,
+    vectors_in,
+)
 from runs.evaluation.mazes import Walk, needs_maze, walk
 from runs.evaluation.probing import TASKS, Reader
 from runs.evaluation.remembering import Witness, features_in
@@ -54,6 +64,7 @@ CLAIMS = {"walls": "walls", "objects": "objects", "place": "its place"}
 Features = Sequence[np.ndarray]  # of each episode, (moments, features)
 Inputs = dict[str, Sequence[Features]]  # who knows what, in one or more forms to choose from
 Totals = np.ndarray  # (episodes, parts, 2): a sum and a count for each part of a mean
+Found = dict[str, Totals]  # by measure
 
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
@@ -81,10 +92,11 @@ def bounds(walks: Sequence[Walk], times: Sequence[np.ndarray]) -> Inputs:
     pairs = list(zip(walks, times, strict=True))
     odometer = Odometer(walks[: _split(len(walks))[0]])
     added = [odometer.features(one, at) for one, at in pairs]
+    seen, short = [all_seen(one, at) for one, at in pairs], vectors_in(walks[0])
     return {
         "integrator": (added, [part[:, :POSE] for part in added]),
         "poses": ([np.zeros((len(at), 1), np.float32) for at in times],),
-        "seen": ([all_seen(one, at) for one, at in pairs],),
+        "seen": (seen, [part[:, -short:] for part in seen]),
     }
 
 
@@ -96,36 +108,49 @@ def _split(episodes: int) -> tuple[int, int]:
 def score(
     walks: Sequence[Walk], times: Sequence[np.ndarray], inputs: Inputs, tell: Tell = quiet
 ) -> Report:
-    """The report on any features of episodes, `state` and the bounds among them."""
+    """The report on what is known of episodes, by `state` and the bounds."""
+    first, second = _split(len(walks))
+    found, chosen = read(walks, times, inputs, tell)
+    return {
+        "learned_from": first,
+        "chosen_by": second - first,
+        "measured": len(walks) - second,
+        "moments": int(sum(len(at) for at in times[second:])),
+        "chosen": chosen,
+        **conclude(found),
+    }
+
+
+def read(
+    walks: Sequence[Walk], times: Sequence[np.ndarray], inputs: Inputs, tell: Tell = quiet
+) -> tuple[dict[str, Found], dict[str, Any]]:
+    """What each input tells of the episodes that are measured, and which probes were chosen."""
     first, second = _split(len(walks))
     parts = slice(0, first), slice(first, second), slice(second, None)
     learn, choose, test = (moments_of(walks[part], times[part]) for part in parts)
     found, chosen = {"constant": totals(constant(learn, test), test)}, {}
     for done, (name, forms) in enumerate(inputs.items()):
         tell("probes", done, len(inputs))
-        split = [[np.concatenate(form[part]) for part in parts] for form in forms]
-        readers = [Reader(mine, learn) for mine, _, _ in split]
-        for reader, (_, others, _) in zip(readers, split, strict=True):
-            reader.fit(others, choose)
+        guesses, readers = [], []
+        for form in forms:
+            mine, others, last = (np.concatenate(form[part]) for part in parts)
+            readers.append(Reader(mine, learn))
+            readers[-1].fit(others, choose)
+            guesses.append(readers[-1].guess(last, test))
         best = {task: int(np.argmin([one.best[task] for one in readers])) for task in TASKS}
-        guesses = [
-            reader.guess(last, test) for reader, (_, _, last) in zip(readers, split, strict=True)
-        ]
         found[name] = totals(_joined(guesses, best), test)
         chosen[name] = {
             task: {"form": k} | readers[k].chosen[task][0]._asdict() for task, k in best.items()
         }
     tell("probes", len(inputs), len(inputs))
+    return found, chosen
+
+
+def conclude(found: dict[str, Found]) -> Report:
+    """Means of every reader, and what `state` is better at than the floors."""
     return {
-        "split": {
-            "learned_from": first,
-            "chosen_by": second - first,
-            "measured": len(walks) - second,
-        },
-        "moments": {"learned_from": len(learn), "measured": len(test)},
         "readers": {name: _means(found[name]) for name in NAMES if name in found},
         "better": better(found),
-        "chosen": chosen,
     }
 
 
@@ -135,12 +160,12 @@ def _joined(guesses: Sequence[Guess], best: dict[str, int]) -> Guess:
     return Guess(walls.walls, walls.usual, objects.objects, place.moved)
 
 
-def _means(found: dict[str, Totals]) -> dict[str, Measure | None]:
+def _means(found: Found) -> dict[str, Measure | None]:
     """None where nothing counts: no object, say, was ever out of sight."""
     return {name: mean_of(one) if one[..., 1].sum(0).all() else None for name, one in found.items()}
 
 
-def better(found: dict[str, dict[str, Totals]]) -> dict[str, dict[str, Measure]]:
+def better(found: dict[str, Found]) -> dict[str, dict[str, Measure]]:
     """By how much the state is better than each floor: accuracy gained, cells less off."""
     return {
         floor: {
@@ -172,7 +197,8 @@ def sheets(report: Report) -> list[Sheet]:
             written(_rated(found[key]) if key in ACCURACIES else found[key]) for key in COLUMNS
         ]
         rows.append((NAMES[name], *(cell.replace("not reported", "none") for cell in cells)))
-    return [Sheet("What can be read", ("", *COLUMNS.values()), rows, verdict(report))]
+    title = f"What can be read, walked by the {report['walked_by']}"
+    return [Sheet(title, ("", *COLUMNS.values()), rows, verdict(report))]
 
 
 def _rated(measure: Measure | None) -> Measure | None:
@@ -188,11 +214,7 @@ def verdict(report: Report) -> str:
             part[name]["ci95"] and part[name]["ci95"][0] > 0 for part in report["better"].values()
         ]
         (told if all(surely) else untold).append(words)
-    counts = report["split"]
-    text = (
-        f"Read off in {counts['measured']} mazes after learning from {counts['learned_from']}, "
-        f"walked by the {report['walked_by']}."
-    )
+    text = f"Read off in {report['measured']} mazes after learning from {report['learned_from']}."
     if told:
         text += f" The state tells of {' and '.join(told)} more than all floors do."
     if untold:
@@ -218,7 +240,7 @@ def figures(report: Report) -> dict[str, Figure]:
     return {"readers": figure}
 
 
-def totals(guess: Guess, moments: Moments) -> dict[str, Totals]:
+def totals(guess: Guess, moments: Moments) -> Found:
     """For each measure, what its mean over episodes is made of."""
     walls = moments.walls > 0
     right, plain = (guess.walls > 0) == walls, (guess.walls > -guess.usual) == walls

@@ -267,8 +267,9 @@ def _overview(report: Report) -> Sheet:
     for name, found in report["players"].items():
         legs = found["legs"]
         cells = (f"{legs['reached']} of {legs['judged']}", str(legs["too_late"]))
-        first, second = (written(found["by_visit"][visit]["spl"]) for visit in ("1st", "2nd"))
-        line = written(found["return"]), *cells, first, second, written(found["slope"])
+        straight = [found["by_visit"][visit]["spl"] for visit in ("1st", "2nd")]
+        parts = [written(part, "{:.2f}") for part in (*straight, found["slope"])]
+        line = written(found["return"]), *cells, *parts
         rows.append((NAMES[name], *(cell.replace("not reported", "none") for cell in line)))
     columns = ("", "return", "reached", "too late", "1st visit", "2nd visit", "slope")
     return Sheet("Does it find again what it has found?", columns, rows, verdict(report))
@@ -287,7 +288,7 @@ def _cell(part: dict[str, Any]) -> str:
     if not part["legs"]:
         return "none"
     steps = written({**part["steps"], "ci95": None}, "{:.0f}")
-    return f"{written(part['spl'])}, {steps} steps, n = {part['legs']}"
+    return f"{written(part['spl'], '{:.2f}')}, {steps} steps, n = {part['legs']}"
 
 
 def verdict(report: Report) -> str:
@@ -299,12 +300,14 @@ def verdict(report: Report) -> str:
     )
     if on is None:
         return f"Too little is found more than once to tell whether it is remembered. {counted}"
-    text = f"From first to later visits its ways become straighter by {written(on)}"
+    text = f"From first to later visits its ways become straighter by {written(on, '{:.2f}')}"
     text += (
-        f", with memory off by {written(off)}" if off else " (with memory off too little is found)"
+        f", with memory off by {written(off, '{:.2f}')}"
+        if off
+        else " (with memory off too little is found)"
     )
     if report["share"]:
-        text += f"; that is {written(report['share'], '{:.2f}')} of what an oracle's would"
+        text += f"; that is {written(report['share'], '{:.2f}')} of all that could be gained"
     return f"{text}: {_meaning(on, report['score'])}. {counted}"
 
 
@@ -322,7 +325,7 @@ def figures(report: Report) -> dict[str, Figure]:
 
 
 def _lines(report: Report, kind: str) -> Figure:
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     groups = list(GROUPS[kind])
     for mark, (name, found) in zip(MARKS, report["players"].items(), strict=False):
@@ -335,7 +338,7 @@ def _lines(report: Report, kind: str) -> Figure:
                 axes.plot([k, k], part["ci95"], color=COLOURS[name], linewidth=1)
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlabel=TITLES[kind][1], ylabel="straightness (SPL)", ylim=(0, 1))
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     return figure
 
 

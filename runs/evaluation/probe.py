@@ -37,7 +37,7 @@ from runs.evaluation.statistics import Measure, clusters_ci, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell, quiet
 
 SHARE = 0.6  # of the episodes of the budget
-FEWEST = 8  # episodes that can be split
+FEWEST = 8  # episodes, of which some are learned from, some chosen by and some measured
 EVERY = 10  # steps between two moments
 LEARN, CHOOSE = 0.6, 0.15  # shares of the episodes; the rest is what is measured
 NAMES = {
@@ -84,7 +84,7 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
 
 
 def _episodes(budget: Budget) -> int:
-    return max(1, round(SHARE * budget.episodes))
+    return max(FEWEST, round(SHARE * budget.episodes))
 
 
 def bounds(walks: Sequence[Walk], times: Sequence[np.ndarray]) -> Inputs:

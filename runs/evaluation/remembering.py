@@ -86,7 +86,7 @@ class Witness:
         found = []
         for one in walks:
             noted = next(episodes[one.env])
-            times = [step for step in sorted(noted) if step >= one.steps / 2]
+            times = [step for step in sorted(noted) if step >= one.steps / 2] or [max(noted)]
             on, off = (np.stack([noted[step][k] for step in times]) for k in (0, 1))
             found.append((np.array(times), on, off))
         times, on, off = zip(*found, strict=True)

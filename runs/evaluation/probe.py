@@ -133,7 +133,7 @@ def read(
         tell("probes", done, len(inputs))
         guesses, readers = [], []
         for form in forms:
-            mine, others, last = (np.concatenate(form[part]) for part in parts)
+            mine, others, last = (np.concatenate(form[part]).astype(np.float32) for part in parts)
             readers.append(Reader(mine, learn))
             readers[-1].fit(others, choose)
             guesses.append(readers[-1].guess(last, test))

@@ -22,6 +22,7 @@ from worldmodel.types import Carry, tree_leaves
 
 MOST = 512  # numbers of a leaf
 SEED = 0  # of the signs
+LARGEST = 6e4  # notes are kept in half precision, as there are many
 
 
 class Witness:
@@ -57,11 +58,14 @@ class Witness:
     def _note(self, record: Record, due: np.ndarray) -> None:
         rows = torch.as_tensor(due, device=self.agent.device)
         on, off = (
-            flatten(carry)[rows].cpu().numpy()
+            flatten(carry)[rows].clamp(-LARGEST, LARGEST).half().cpu().numpy()
             for carry in (self.player.state.carry, self._of_one_frame(record))
         )
         for k, i in enumerate(due.tolist()):
-            self.notes[i][-1][int(self.player.steps[i])] = on[k], off[k]
+            notes, step = self.notes[i][-1], int(self.player.steps[i])
+            notes[step] = on[k], off[k]
+            for early in [one for one in notes if one < step / 2]:
+                del notes[early]  # of the first half, however long the episode will be
 
     @torch.no_grad()
     def _of_one_frame(self, record: Record) -> Carry:

@@ -37,7 +37,7 @@ class Seeker:
     def act(self, record: Record) -> np.ndarray:
         """Look by geometry, and go."""
         actions, straight = self.streams.explore(), self.streams.oracle()
-        for i, info in enumerate(self.streams.infos()):
+        for i, info in enumerate(record.infos):
             if record.is_first[i] or not self.remembers:
                 self.seen[i] = False
             pose = info["agent_pos"][None], info["agent_dir"][None]

@@ -4,6 +4,7 @@ Importing this package registers our ids with Gymnasium (strings in a table, not
 Gymnasium no longer reads plugin entry points, and so `gym.make("envs:clew/TMaze-v0")` works.
 """
 
+from .active_tmaze import ActiveTMaze
 from .contract import ContractError
 from .hallway import Hallway
 from .memory_length import MemoryLength
@@ -13,6 +14,7 @@ from .tmaze import TMaze, TMazeOracle
 from .vector import EnvFailedError, EnvStreams, Record
 
 __all__ = [
+    "ActiveTMaze",
     "ContractError",
     "EnvFailedError",
     "EnvStreams",

@@ -33,7 +33,7 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
 
     A subclass says how many `actions` there are, which of them are the `answers` to cue 0 and to
     cue 1 and what these are called, what can be seen (`_observe`), and which channel of it is set
-    at the `end`. Action 0 goes forward.
+    at the `end`. Action 0 goes forward. There may be cells `before` the start.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
@@ -43,6 +43,7 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
     answers: tuple[int, int]
     answer_names: tuple[str, str]
     end: int
+    before = 0
 
     def __init__(self, length: int, spare: int, render_mode: str | None) -> None:
         name = type(self).__name__
@@ -73,9 +74,9 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
         if terminated:
             reward = float(success)
         else:
-            reward = 0.0 if action == FORWARD and not at_end else -1.0 / self.length
+            reward = -1.0 / self.length if self._is_wasted(action) else 0.0
             self._walk(action)
-        truncated = not terminated and self._steps >= self.length + 1 + self.spare
+        truncated = not terminated and self._steps >= self._needed() + self.spare
         info = {"is_success": success} if terminated or truncated else {}
         return self._observe(), reward, terminated, truncated, info
 
@@ -96,20 +97,30 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> Any:
         """The corridor with the agent in it; the answer is marked, though it cannot see it."""
+        things = np.pad(self._things, (self.before, 0), constant_values=NOTHING)
+        here = self._position + self.before
         if self.render_mode == "ansi":
-            cells = ["." if kind == NOTHING else str(kind) for kind in self._things]
+            cells = ["." if kind == NOTHING else str(kind) for kind in things]
             cells[-1] = "T"
-            cells[self._position] = "@"
+            cells[here] = "@"
             return f"{''.join(cells)} {self.answer_names[self._cue]}"
         if self.render_mode == "rgb_array":
-            picture = np.zeros((3, self.length + 1, 3), np.uint8)
+            picture = np.zeros((3, len(things), 3), np.uint8)
             picture[1] = picture[:, -1] = GROUND
-            here = self._things != NOTHING
-            picture[1, here] = KINDS[self._things[here]]
+            filled = things != NOTHING
+            picture[1, filled] = KINDS[things[filled]]
             picture[2 * self._cue, -1] = ANSWER
-            picture[1, self._position] = AGENT
+            picture[1, here] = AGENT
             return picture.repeat(8, axis=0).repeat(8, axis=1)
         return None
+
+    def _needed(self) -> int:
+        """Steps of an episode without a slip."""
+        return self.length + 1
+
+    def _is_wasted(self, action: int | np.int64) -> bool:
+        """Whether an action that is no answer costs something here."""
+        return action != FORWARD or self._position == self.length
 
     def _observe(self) -> np.ndarray:
         raise NotImplementedError

@@ -19,6 +19,7 @@ from envs import loading, minigrid
 from envs.contract import Guard, require_spaces
 
 _OURS = {
+    "clew/ActiveTMaze-v0": "envs.active_tmaze:ActiveTMaze",
     "clew/Hallway-v0": "envs.hallway:Hallway",
     "clew/MemoryLength-v0": "envs.memory_length:MemoryLength",
     "clew/TMaze-v0": "envs.tmaze:TMaze",

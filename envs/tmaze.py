@@ -55,7 +55,8 @@ class TMaze(Corridor):
 
     def __init__(self, length: int = 100, spare: int = 8, render_mode: str | None = None) -> None:
         if length < 1:
-            raise ValueError(f"TMaze length is {length}: give it a corridor of at least 1 step")
+            name = type(self).__name__
+            raise ValueError(f"{name} length is {length}: give it a corridor of at least 1 step")
         super().__init__(length, spare, render_mode)
         self.observation_space = spaces.Box(0.0, 1.0, (4,), np.float32)
 
@@ -67,7 +68,7 @@ class TMaze(Corridor):
 
     def _walk(self, action: int | np.int64) -> None:
         if action == BACK and self._position < self.length:
-            self._position = max(self._position - 1, 0)
+            self._position = max(self._position - 1, -self.before)
         else:
             super()._walk(action)
 

@@ -85,14 +85,29 @@ def waypoint(layout: np.ndarray, far: np.ndarray, x: float, y: float) -> tuple[f
 
     Whoever is squeezed against a wall goes to the middle of its own cell first.
     """
+    _, best_x, best_y = _shortest(layout, far, x, y)
+    return best_x, best_y
+
+
+@_njit
+def way_length(layout: np.ndarray, far: np.ndarray, x: float, y: float) -> float:
+    """How long the shortest way from a point is; `far` as `distances` has it."""
+    return _shortest(layout, far, x, y)[0]
+
+
+@_njit
+def _shortest(
+    layout: np.ndarray, far: np.ndarray, x: float, y: float
+) -> tuple[float, float, float]:
     height, width = layout.shape
-    best, best_x, best_y = FAR, math.floor(x) + 0.5, math.floor(y) + 0.5
+    best_x, best_y = math.floor(x) + 0.5, math.floor(y) + 0.5
+    best, found = math.hypot(best_x - x, best_y - y) + far[math.floor(y), math.floor(x)], FAR
     for j in range(height):
         for i in range(width):
             length = math.hypot(i + 0.5 - x, j + 0.5 - y) + far[j, i]
-            if length < best - 1e-6 and is_clear(layout, x, y, i + 0.5, j + 0.5):
-                best, best_x, best_y = length, i + 0.5, j + 0.5
-    return best_x, best_y
+            if length < found - 1e-6 and is_clear(layout, x, y, i + 0.5, j + 0.5):
+                best, found, best_x, best_y = length, length, i + 0.5, j + 0.5
+    return best, best_x, best_y
 
 
 def steer(position: np.ndarray, direction: np.ndarray, goal: tuple[float, float]) -> int:

@@ -50,7 +50,7 @@ def is_crossable(config: Config) -> bool:
     """Whether a straight walk leads from the cue to the answer."""
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
-    return isinstance(env.unwrapped, TMaze | Hallway)
+    return type(env.unwrapped) in (TMaze, Hallway)
 
 
 class Crossings(NamedTuple):

@@ -47,6 +47,22 @@ def bootstrap(
     return float(statistic(np.concatenate(strata))), [float(low), float(high)]
 
 
+def clusters_ci(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Measure:
+    """A statistic of so many clusters, and its interval where whole clusters are redrawn.
+
+    Values of one episode resemble each other: redrawn one by one they would look surer than they
+    are. `statistic` gets indices of clusters, (..., count), and gives its values, (...); those
+    redraws count in which it exists.
+    """
+    drawn = np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, values = float(statistic(np.arange(count))), statistic(drawn)
+    if count < 2 or not np.isfinite(value):
+        return {"mean": value, "ci95": None}
+    low, high = np.quantile(values[np.isfinite(values)], [0.025, 0.975])
+    return {"mean": value, "ci95": [float(low), float(high)]}
+
+
 def rate_ci(outcomes: Sequence[bool]) -> Measure:
     """Rate and its Wilson score interval of 95 %, which is honest near 0 and 1 as well."""
     n, rate = len(outcomes), sum(outcomes) / len(outcomes)

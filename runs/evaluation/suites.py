@@ -3,12 +3,18 @@
 import difflib
 from collections.abc import Sequence
 
-from runs.evaluation import ablate, dreamed, horizon, returns
+from runs.evaluation import ablate, dreamed, horizon, navigation, probe, returns
 from runs.evaluation.suite import Subject, Suite
 
-SUITES = {
-    suite.name: suite for suite in (returns.SUITE, horizon.SUITE, ablate.SUITE, dreamed.SUITE)
-}
+_ALL = (
+    returns.SUITE,
+    horizon.SUITE,
+    navigation.SUITE,
+    probe.SUITE,
+    ablate.SUITE,
+    dreamed.SUITE,
+)
+SUITES = {suite.name: suite for suite in _ALL}
 ALL = "all"
 
 

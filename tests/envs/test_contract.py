@@ -9,7 +9,11 @@ import pytest
 from envs import make
 from envs.testing import EnvContract
 
-TASKS = {
+FETCHED = {
+    "active-tmaze": ("clew/ActiveTMaze-v0", {"length": 9}),
+    "active-tmaze-shortest": ("clew/ActiveTMaze-v0", {"length": 1}),
+}
+SHOWN = {
     "tmaze": ("clew/TMaze-v0", {"length": 9}),
     "tmaze-shortest": ("clew/TMaze-v0", {"length": 1}),
     "memory-length": ("clew/MemoryLength-v0", {"length": 9}),
@@ -18,11 +22,19 @@ TASKS = {
     "hallway": ("clew/Hallway-v0", {"width": 9, "density": 0.5}),
     "hallway-shortest": ("clew/Hallway-v0", {"width": 1}),
 }
+TASKS = FETCHED | SHOWN  # what is to be remembered has to be fetched, or is shown at once
 
 
 @pytest.fixture(params=TASKS.values(), ids=TASKS.keys())
 def build(request):
     """Make one of our tasks, small."""
+    env_id, kwargs = request.param
+    return lambda: make(env_id, kwargs).unwrapped
+
+
+@pytest.fixture(params=SHOWN.values(), ids=SHOWN.keys())
+def build_shown(request):
+    """Make one of those tasks that show at once what is to be remembered, small."""
     env_id, kwargs = request.param
     return lambda: make(env_id, kwargs).unwrapped
 
@@ -85,10 +97,10 @@ def same_but_for_the_cue(build, seed):
     return env, twin
 
 
-def test_without_memory_half_is_the_most(build):
+def test_without_memory_half_is_the_most(build_shown):
     """After the first step an action is seen, paid and ended alike, until one of two is right."""
     for seed in range(50):
-        env, twin = same_but_for_the_cue(build, seed)
+        env, twin = same_but_for_the_cue(build_shown, seed)
         action, over = 0, False
         explore, again = (partial(e.explore, np.random.default_rng(seed)) for e in (env, twin))
         while not over:
@@ -105,8 +117,8 @@ def test_without_memory_half_is_the_most(build):
             assert action == again()
 
 
-def test_the_oracle_gives_nothing_away_before_it_is_asked(build):
-    env, twin = same_but_for_the_cue(build, seed=0)
+def test_the_oracle_gives_nothing_away_before_it_is_asked(build_shown):
+    env, twin = same_but_for_the_cue(build_shown, seed=0)
     over = False
     while not over:
         action, other = env.oracle(), twin.oracle()

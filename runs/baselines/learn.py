@@ -31,7 +31,7 @@ def learn(kind: Learned, config: Config, settings: BaselineConfig, folder: Path)
         envs,
         learning_rate=lambda left: settings.learning_rate * left,
         n_steps=settings.rollout,
-        batch_size=settings.minibatch,
+        batch_size=min(settings.minibatch, settings.rollout * config.num_envs),
         n_epochs=settings.epochs,
         gamma=settings.gamma,
         gae_lambda=settings.gae_lambda,
@@ -43,7 +43,9 @@ def learn(kind: Learned, config: Config, settings: BaselineConfig, folder: Path)
     )
     telemetry = Telemetry(folder)
     try:
-        model.learn(config.steps, callback=Watch(telemetry, config.log_every))
+        watch = Watch(telemetry, config.log_every)
+        model.learn(config.steps, callback=watch)
+        watch.tell()
     finally:
         telemetry.close()
     bare = make(config.env, config.env_kwargs, config.wrappers)
@@ -65,6 +67,11 @@ class Watch(BaseCallback):
                 found = info["episode"]
                 self.telemetry.episode(Episode(index, int(found["l"]), float(found["r"]), success))
         if self.num_timesteps - self.told >= self.every:
-            self.told = self.num_timesteps
-            self.telemetry.write(self.num_timesteps, self.model._n_updates, {})
+            self.tell()
         return True
+
+    def tell(self) -> None:
+        """Write what came together since the last line."""
+        self.told = self.num_timesteps
+        if self.telemetry.sums:
+            self.telemetry.write(self.num_timesteps, self.model._n_updates, {})

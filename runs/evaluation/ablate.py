@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from runs.evaluation.play import AgentPlayer, Forget, never, play_new
+from runs.evaluation.play import Forget, never, play_new, player_of
 from runs.evaluation.returns import summary
 from runs.evaluation.statistics import interval_of, value_of, written
 from runs.evaluation.suite import (
@@ -67,7 +67,7 @@ def spans(length: int) -> list[int]:
 def _measured(
     subject: Subject, budget: Budget, forget: Forget, tell: Tell, what: str
 ) -> dict[str, Any]:
-    player = AgentPlayer(subject.agent, forget=forget)
+    player = player_of(subject.agent, forget=forget)
     of = budget.episodes, budget.seed, budget.max_steps
     return summary(play_new(player, subject.config, *of, tell, what))
 

@@ -85,8 +85,8 @@ def together(found: Reports) -> list[Sheet]:
 
 
 def _settings(run: Path) -> str:
-    config, _ = folder.read_config(run)
-    return json.dumps(asdict(config) | {"seed": 0, "threads": 0}, sort_keys=True)
+    config, recipe = folder.read_config(run)
+    return json.dumps([recipe, asdict(config) | {"seed": 0, "threads": 0}], sort_keys=True)
 
 
 def _joint(found: Reports, runs: Sequence[Path], who: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from envs.registry import make
 from runs.config import Config
 from runs.evaluation.play import drawing, evaluation_seed
 from runs.evaluation.statistics import mean_ci, rate_ci, written
-from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
+from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell, needs_model
 from worldmodel.types import Carry, tree_where
 
 LONGEST = 1.5  # a dream that has not reached its end after so many times the true length is wrong
@@ -41,6 +41,8 @@ WAYS = {
 
 def missing(subject: Subject) -> str:
     """What a subject lacks that has no corridor to cross."""
+    if lacks := needs_model(subject):
+        return lacks
     if is_crossable(subject.config):
         return ""
     return f"{subject.config.env} has no corridor to cross, as clew/TMaze-v0 and clew/Hallway-v0"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from envs.registry import make
 from runs.config import Config
 from runs.evaluation import dreamed
-from runs.evaluation.play import AgentPlayer, always, never, play_new
+from runs.evaluation.play import always, never, play_new, player_of
 from runs.evaluation.returns import summary
 from runs.evaluation.statistics import written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
@@ -102,7 +102,7 @@ def _success(subject: Subject, budget: Budget, delay: int, tell: Tell) -> dict[s
     of = budget.episodes, budget.seed, budget.max_steps
     report = {}
     for name, forget in (("memory", never), ("memory_off", always)):
-        player, what = AgentPlayer(subject.agent, forget=forget), f"delay {delay:,}, {name}"
+        player, what = player_of(subject.agent, forget=forget), f"delay {delay:,}, {name}"
         episodes = play_new(player, subject.config, *of, tell, what)
         report[name] = summary(episodes)["success"]
         if report[name] is None:

@@ -23,12 +23,12 @@ from envs.memory_maze.oracle import distances, way_length
 from runs.evaluation.clips import film
 from runs.evaluation.mazes import Walk, needs_maze, walk
 from runs.evaluation.play import (
-    AgentPlayer,
     OraclePlayer,
     Player,
     RandomPlayer,
     always,
     new_streams,
+    player_of,
 )
 from runs.evaluation.statistics import Measure, clusters_ci, mean_ci, written
 from runs.evaluation.suite import Budget, Clip, Report, Sheet, Subject, Suite, Tell, needs_policy
@@ -134,8 +134,8 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
 def players(subject: Subject, budget: Budget) -> dict[str, Player]:
     """Whoever walks, by the names in the report."""
     found: dict[str, Player] = {
-        "memory_on": AgentPlayer(subject.agent),
-        "memory_off": AgentPlayer(subject.agent, forget=always),
+        "memory_on": player_of(subject.agent),
+        "memory_off": player_of(subject.agent, forget=always),
         "random": RandomPlayer(budget.seed),
     }
     with new_streams(subject.config, 1, budget.seed) as streams:
@@ -351,7 +351,7 @@ def _lines(report: Report, kind: str) -> Figure:
 
 def clips(subject: Subject, budget: Budget) -> dict[str, Clip]:
     """The first episode, with memory."""
-    clip = film(AgentPlayer(subject.agent), subject.config, budget.seed)
+    clip = film(player_of(subject.agent), subject.config, budget.seed)
     return {"memory-on": clip} if clip else {}
 
 

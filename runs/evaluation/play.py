@@ -8,7 +8,7 @@ sooner, are not counted more often. All players meet the same episodes.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -71,6 +71,13 @@ class AgentPlayer:
         observation = self.agent.to_tensors(record.observation)
         action, self.state = self.agent.act(observation, state, is_first, self.deterministic)
         return action.cpu().numpy()
+
+
+def player_of(agent: Any, deterministic: bool = True, forget: Forget = never) -> Player:
+    """An agent as a player; one that is a player already has no memory to be cleared."""
+    if isinstance(agent, RandomPlayer | OraclePlayer):
+        return agent
+    return AgentPlayer(agent, deterministic, forget)
 
 
 class RandomPlayer:

@@ -34,7 +34,7 @@ from runs.evaluation.mazes import Walk, needs_maze, walk
 from runs.evaluation.probing import TASKS, Reader
 from runs.evaluation.remembering import Witness, features_in
 from runs.evaluation.statistics import Measure, clusters_ci, written
-from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell, quiet
+from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell, needs_model, quiet
 
 SHARE = 0.6  # of the episodes of the budget
 FEWEST = 8  # episodes, of which some are learned from, some chosen by and some measured
@@ -183,7 +183,7 @@ def better(found: dict[str, Found]) -> dict[str, dict[str, Measure]]:
 
 def missing(subject: Subject) -> str:
     """What a subject lacks to be probed."""
-    lacks = needs_maze(subject)
+    lacks = needs_model(subject) or needs_maze(subject)
     if not lacks and not isinstance(subject.agent.action_space, spaces.Discrete):
         return "its actions are no numbers that could be counted up"
     return lacks

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from envs import Episode
 from runs.evaluation.clips import film
 from runs.evaluation.play import (
-    AgentPlayer,
     OraclePlayer,
     Player,
     RandomPlayer,
     always,
     new_streams,
     play_new,
+    player_of,
 )
 from runs.evaluation.statistics import interval_of, mean_ci, rate_ci, value_of, written
 from runs.evaluation.suite import Budget, Clip, Report, Sheet, Subject, Suite, Tell, needs_policy
@@ -55,9 +55,9 @@ def players(subject: Subject, budget: Budget) -> dict[str, Player]:
     """Whoever plays, by the names in the report."""
     agent = subject.agent
     found: dict[str, Player] = {
-        "greedy": AgentPlayer(agent),
-        "sampled": AgentPlayer(agent, deterministic=False),
-        "memory_off": AgentPlayer(agent, forget=always),
+        "greedy": player_of(agent),
+        "sampled": player_of(agent, deterministic=False),
+        "memory_off": player_of(agent, forget=always),
         "random": RandomPlayer(budget.seed),
     }
     with new_streams(subject.config, 1, budget.seed) as streams:
@@ -130,7 +130,7 @@ def figures(report: Report) -> dict[str, Figure]:
 
 def clips(subject: Subject, budget: Budget) -> dict[str, Clip]:
     """The first episode, greedily."""
-    clip = film(AgentPlayer(subject.agent), subject.config, budget.seed)
+    clip = film(player_of(subject.agent), subject.config, budget.seed)
     return {"greedy": clip} if clip else {}
 
 

@@ -10,6 +10,7 @@ import torch
 
 from agent.agent import Agent
 from runs import folder
+from runs.baselines.load import is_baseline, load_baseline
 from runs.config import Config
 from runs.device import pick_device, pick_scan
 from runs.evaluation.play import new_streams
@@ -39,8 +40,8 @@ def load_subject(
     return subject
 
 
-def load_run(run: Path, device: str) -> tuple[Agent, Config]:
-    """A run's newest agent, and its settings; torch's random state is left as it was.
+def load_run(run: Path, device: str) -> tuple[Any, Config]:
+    """A run's newest agent (or baseline), and its settings; torch's random state is left as it was.
 
     torch gets as many threads as the run had.
 
@@ -52,8 +53,9 @@ def load_run(run: Path, device: str) -> tuple[Agent, Config]:
         torch.set_num_threads(config.threads)
     newest = folder.newest_checkpoint(run)
     with torch.random.fork_rng([]):  # making an agent draws weights, even if they are then loaded
-        agent = folder.load_checkpoint(lambda path: Agent.load(path, pick_device(device)), newest)
-    use_scan(agent, pick_scan(config.scan, agent.device))
+        agent = folder.load_checkpoint(lambda path: _load(path, device), newest)
+    if isinstance(agent, Agent):
+        use_scan(agent, pick_scan(config.scan, agent.device))
     if steps_of(newest) < config.steps:
         logger.warning(
             "%s is not finished: measured is its newest checkpoint, %s of %s steps",
@@ -62,6 +64,12 @@ def load_run(run: Path, device: str) -> tuple[Agent, Config]:
             f"{config.steps:,}",
         )
     return agent, config
+
+
+def _load(checkpoint: Path, device: str) -> Any:
+    if is_baseline(checkpoint):
+        return load_baseline(checkpoint)
+    return Agent.load(checkpoint, pick_device(device))
 
 
 def steps_of(checkpoint: Path) -> int:
@@ -74,7 +82,7 @@ def _check_spaces(subject: Subject) -> None:
     with new_streams(config, 1, seed=0) as streams:
         found = {"observation": streams.observation_space, "action": streams.action_space}
     for kind, space in found.items():
-        known = getattr(agent, f"{kind}_space")
+        known = getattr(agent, f"{kind}_space", space)  # random actions suit any
         if space_to_json(space) != space_to_json(known):
             raise ValueError(
                 f"{config.env} has the {kind} space {space}, the agent of {subject.run} learned in "

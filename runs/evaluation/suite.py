@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import nn
 
 from runs.config import Config
 
@@ -80,6 +81,11 @@ class Suite:
 
 def quiet(what: str, done: int, total: int) -> None:
     """Tells nobody."""
+
+
+def needs_model(subject: Subject) -> str:
+    """What a subject lacks that is a baseline."""
+    return "" if isinstance(subject.agent, nn.Module) else "a baseline has no world model"
 
 
 def needs_policy(subject: Subject) -> str:

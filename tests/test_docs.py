@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from runs.cli import main
+from runs.evaluation.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "your-own-environment.md"
+MEASURING = ROOT / "docs" / "measuring-memory.md"
 SMALLER = {
     "--steps": "150",
     "--prefill": "80",
@@ -33,8 +36,10 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def smaller(command: list[str]) -> list[str]:
     """A command of clew's that takes a second or two."""
     words = list(command)
-    if words[0] == "evaluate":
+    if words[0] == "evaluate" and "--episodes" in words:
         words[words.index("--episodes") + 1] = "2"
+    elif words[0] == "evaluate":
+        words += ["--episodes", "2"]
     elif "--resume" in words:
         words[words.index("--steps") + 1] = "170"
     elif words[0] == "train":
@@ -78,3 +83,17 @@ def test_your_own_environment(
                 assert re.sub(r"[\d,]+ steps/s", "", line) in said
     assert done == ["check-env", "train", "train", "evaluate", "train", "-m", "train"]
     assert {path.name for path in tmp_path.glob("*.py")} == {"light.py", "test_light.py"}
+
+
+def test_measuring_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a command of the page fails, or the page leaves out a suite or names another."""
+    monkeypatch.chdir(tmp_path)
+    assert run("clew train debug --name maze --prefill 60") == 0
+    for copy in ("maze-s0", "maze-s1", "ppo"):
+        shutil.copytree("outputs/maze", f"outputs/{copy}")
+    ((_, text),) = blocks(MEASURING)
+    for line in text.splitlines():
+        assert run(line) == 0, line
+    assert len(list(Path("outputs").glob("*/evaluation*/report.html"))) == 9
+    named = re.findall(r"^\| `([\w-]+)` \|", MEASURING.read_text(), re.MULTILINE)
+    assert set(named) == set(SUITES)

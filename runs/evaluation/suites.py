@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Sequence
 
-from runs.evaluation import returns
+from runs.evaluation import recall, returns
 from runs.evaluation.suite import Subject, Suite
 
-SUITES = {suite.name: suite for suite in (returns.SUITE,)}
+SUITES = {suite.name: suite for suite in (returns.SUITE, recall.RECALL, recall.DREAM)}
 ALL = "all"
 
 

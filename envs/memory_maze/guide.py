@@ -13,6 +13,10 @@ Cell = tuple[int, int]
 Place = tuple[int, int, int]
 
 AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))
+CODE = 48  # numbers that say where a place is
+REACH, TURNED = 0.8, 1.5  # cells: how far a code is like its neighbours', and what a heading counts
+CODE_SEED = 5
+
 BACK = 0.5  # how often the next walk goes back where one came from
 SHORTEST = 8  # steps of such a way back
 
@@ -72,6 +76,21 @@ def _stroll(start: Place, way: list[Cell]) -> list[Place]:
         x, y = cell
         places.append((x, y, heading))
     return places
+
+
+def place_codes(cells: int) -> np.ndarray:
+    """Codes of all places, (x, y, heading, CODE), in [-1, 1].
+
+    Waves of random length and direction, as of grid cells: the product of two codes falls off with
+    the distance of their places like a bell curve (Rahimi and Recht 2007), so that near places are
+    alike and all others are not, without having to be learned.
+    """
+    rng = np.random.default_rng(CODE_SEED)
+    waves, phases = rng.normal(size=(4, CODE)) / REACH, rng.uniform(0, 2 * np.pi, CODE)
+    x, y, heading = np.indices((cells, cells, 4))
+    angle = heading * np.pi / 2
+    place = np.stack((x, y, TURNED * np.cos(angle), TURNED * np.sin(angle)), -1)
+    return np.cos(place @ waves + phases).astype(np.float32)
 
 
 def is_open(layout: np.ndarray, cell: Cell) -> bool:

@@ -28,8 +28,10 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
     `Box(0, 255, (64, 64, 3), uint8)`: what is seen from there, 80° wide, with the border.
 
     ## Action Space
-    `MultiDiscrete([n, n, 4, n, n, 4])`: cell x, cell y and heading of the next picture, and of the
-    one after it, which is only announced. One who is sent into a wall stays where he is.
+    `Box(-1, 1, (96,))`: the code of the place of the next picture, and that of the one after it,
+    which is only announced. A place is a cell and a heading; near places have codes whose product
+    is large (`guide.place_codes`). Other numbers mean the place with the nearest code. One who is
+    sent into a wall stays where he is.
 
     ## Rewards
     None.
@@ -55,7 +57,8 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
         self._world = World(size, 1, frame_size)
         cells = self._world.size.cells
         self.observation_space = spaces.Box(0, 255, self._world.frame_shape, np.uint8)
-        self.action_space = spaces.MultiDiscrete([cells, cells, 4] * 2)
+        self.action_space = spaces.Box(-1, 1, (2 * guide.CODE,), np.float32)
+        self._codes = guide.place_codes(cells)
         self._walk: list[guide.Place] = []
         self._steps = 0
 
@@ -66,7 +69,8 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed, options=options)
         world = self._world
         world.reset(0, draw_seed(self.np_random))
-        start = *map(int, world.bodies[0, [X, Y]] / CELL), int(self.np_random.integers(4))
+        x, y = (int(part) for part in world.bodies[0, [X, Y]] / CELL)
+        start = (x, y, int(self.np_random.integers(4)))
         length = world.size.steps + 1
         self._walk = guide.walk(self._layout(avoid=True), start, length, self.np_random)
         self._steps = 0
@@ -77,9 +81,9 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
         """Be put where the action says."""
         if self._over():
             raise ValueError("there is no episode to step in: call reset() first")
-        if not self.action_space.contains(np.asarray(action, np.int64)):
+        if not self.action_space.contains(np.asarray(action, np.float32)):
             raise ValueError(f"action is {action!r}: give one of {self.action_space}")
-        x, y, heading = (int(part) for part in action[:3])
+        x, y, heading = self._decode(action[: guide.CODE])
         if guide.is_open(self._layout(), (x, y)):
             self._put((x, y, heading))
         self._steps += 1
@@ -88,7 +92,7 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
     def explore(self, rng: np.random.Generator) -> np.ndarray:
         """Where the walk leads next, and after that."""
         ahead = self._walk[self._steps + 1 : self._steps + 3]
-        return np.array((ahead[0], ahead[-1]), np.int64).flatten()
+        return np.concatenate((self._codes[ahead[0]], self._codes[ahead[-1]]))
 
     def retrace(self, watched: int, rng: np.random.Generator) -> None:
         """Lead back, after so many pictures of this episode, through all of them."""
@@ -96,6 +100,11 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
         back = guide.there_and_back(there)
         again = (there[1:] + back) * (len(self._walk) // (2 * watched) + 1)
         self._walk = (there + back + again)[: len(self._walk)]
+
+    def _decode(self, code: np.ndarray) -> guide.Place:
+        distance = np.square(self._codes - code).sum(-1)
+        x, y, heading = np.unravel_index(distance.argmin(), distance.shape)
+        return int(x), int(y), int(heading)
 
     def _over(self) -> bool:
         return not self._walk or self._steps >= self._world.size.steps

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from envs import EnvStreams
@@ -57,13 +57,13 @@ def learn_codec(model: WorldModel, streams: EnvStreams, updates: int, say: Say) 
 
 def scattered(model: WorldModel, streams: EnvStreams) -> Iterator[dict[str, Tensor]]:
     """Frames from all over, endlessly: two of each stream, some steps apart."""
-    streams.reset()
+    record = streams.reset()
     while True:
         seen = []
         for _ in range(2):
+            seen.append(flatten_observation(model.codec.names, record.observation))
             for _ in range(SPREAD):
                 record = streams.step(streams.explore())
-            seen.append(flatten_observation(model.codec.names, record.observation))
         yield {name: torch.as_tensor(np.concatenate([s[name] for s in seen])) for name in seen[0]}
 
 
@@ -80,7 +80,8 @@ def film(model: WorldModel, streams: EnvStreams, episodes: int, frames: int, say
 
 def _episode(model: WorldModel, streams: EnvStreams, frames: int) -> tuple[Tensor, Tensor]:
     record = streams.reset()
-    action = np.zeros((streams.num_envs, *(streams.action_space.shape or ())), np.int64)
+    space = streams.action_space
+    action = np.zeros((streams.num_envs, *(space.shape or ())), space.dtype)
     seen, taken = [], []
     for _ in range(frames):
         observation = flatten_observation(model.codec.names, record.observation)

@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -51,9 +51,9 @@ class Plan:
     episodes: int = 1024
     frames: int = 400
     codec_updates: int = 3000
-    stages: tuple[Stage, ...] = (Stage(1600, 4, 128), Stage(500, 1, 400))
-    lr: float = 2e-3
-    model: ModelConfig = ModelConfig(state=64)
+    stages: tuple[Stage, ...] = (Stage(4000, 4, 32), Stage(1200, 2, 128), Stage(600, 1, 400))
+    lr: float = 3e-3
+    model: ModelConfig = field(default_factory=partial(ModelConfig, head=32, state=64))
     rows: int = 24
 
 

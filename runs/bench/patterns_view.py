@@ -23,8 +23,8 @@ def questions(found: Report) -> list[Report]:
     def gain(one: str, other: str, low: int, high: int) -> float | None:
         if not {one, other} <= names.keys():
             return None
-        values = [psnr(found[names[name]], "retrieval", low, high) for name in (one, other)]
-        return None if None in values else values[0] - values[1]
+        first, second = (psnr(found[names[n]], "retrieval", low, high) for n in (one, other))
+        return None if first is None or second is None else first - second
 
     ask("beyond the window: lssvwm - window", gain("lssvwm", "window", BEYOND, FARTHEST), 4.0)
     ask("beyond the window: lssvwm - full", gain("lssvwm", "full", BEYOND, FARTHEST), -2.0)

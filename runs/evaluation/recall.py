@@ -4,13 +4,14 @@ The two tasks of Po et al. 2025 (arXiv 2505.20171): the model watches a film and
 told the actions, while the way leads back to what was watched (retrieval) or simply on (reasoning).
 `recall` measures both, `dream` the second alone, which any environment with pictures can be asked.
 
-Beside the dream stand what it must be better than: the last watched frame kept standing, the mean of
-the watched frames, and the same dreamer with its memory off, with the actions that lead on shuffled,
-and one that saw nothing but the first frame: who is no better than that last one only adds up his
-actions, and has remembered nothing of what he watched. Dreams are the likeliest ones, not sampled.
+Beside the dream stand what it must be better than: the last watched frame kept standing, the mean
+of the watched frames, and the same dreamer with its memory off, told shuffled actions, and shown
+nothing but the first frame: who is no better than with that alone only adds up actions, and has
+remembered nothing of what was watched. Dreams are the likeliest ones, not sampled ones.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,7 @@ from runs.evaluation.recall_view import WAYS, figures, sheets
 from runs.evaluation.statistics import mean_ci
 from runs.evaluation.suite import Budget, Report, Subject, Suite, Tell
 from runs.evaluation.walks import Walks, ages, walk
+from worldmodel.codec import ImageCodec
 from worldmodel.dream import dream, frame_quality
 
 BEST = 99.0  # dB; a perfect frame has infinitely many, which no mean and no JSON can take
@@ -59,7 +61,7 @@ class ModelDreamer:
     def dream(self, frames: Tensor, led: Tensor, actions: Tensor, forget: bool) -> Tensor:
         """Watch, and dream on."""
         parts = zip(*(a.split(AT_ONCE) for a in (frames, led, actions)), strict=True)
-        return torch.cat([self._dream(*part, forget) for part in parts])
+        return torch.cat([self._dream(a, b, c, forget) for a, b, c in parts])
 
     def _dream(self, frames: Tensor, led: Tensor, actions: Tensor, forget: bool) -> Tensor:
         if forget:
@@ -126,13 +128,14 @@ def _measure(subject: Subject, budget: Budget, tell: Tell, tasks: tuple[str, ...
     watched, dreamed = _lengths(subject, rows, budget)
     about = {"rows": rows, "watched": watched, "dreamed": dreamed, "lpips": perceptual.about()}
     (part,) = subject.agent.model.codec.parts
+    assert isinstance(part, ImageCodec)
     found = {}
     for task in tasks:
         back = watched if task == "retrieval" else None
         length = watched + dreamed
         walks = walk(subject.agent, subject.config, rows, length, budget.seed, back, tell)
         dreamer = ModelDreamer(subject.agent)
-        found[task] = compare(dreamer, walks, watched, budget.seed, float(part.range), tell)
+        found[task] = compare(dreamer, walks, watched, budget.seed, part.range, tell)
     return about | {"tasks": found}
 
 
@@ -208,7 +211,7 @@ def quality(
 
 def _by_age(values: Tensor, counts: Tensor, age: Tensor) -> list[dict[str, Any]]:
     """Means between two of AGES, and of what was never watched, which has no age."""
-    bounds = [*zip(AGES, AGES[1:], strict=False), (0, 1)]
+    bounds = [*pairwise(AGES), (0, 1)]
     found = []
     for low, high in bounds:
         chosen = counts & (age >= low) & (age < high)

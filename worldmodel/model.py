@@ -74,6 +74,8 @@ class ModelConfig:
     """State size of each channel of a scan."""
     expand: int = 2
     """Inner width of scans and MLPs, as a multiple of the width."""
+    sharp: bool = False
+    """Scans begin as memories of single tokens: what was seen comes to be found again sooner."""
     grid: int = 4
     """Rows and columns of tokens of a frame with images."""
     latents: int = 8
@@ -158,7 +160,8 @@ class WorldModel(nn.Module):
         self.config = config
         self.codec = ObservationCodec(observation_space, config.width, config.grid)
         self.actions = ActionCodec(action_space)
-        self.sizes = Sizes(self.codec.grid, config.width, config.head, config.state, config.expand)
+        sizes = config.width, config.head, config.state, config.expand, config.sharp
+        self.sizes = Sizes(self.codec.grid, *sizes)
         shape, width, tokens = (config.latents, config.classes), config.width, self.sizes.tokens
         self.to_latents = scale_last(mlp(width, width, shape[0] * shape[1]), SHARPNESS)
         self.from_latents = nn.Linear(shape[0] * shape[1], width)

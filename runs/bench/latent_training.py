@@ -22,6 +22,7 @@ from worldmodel.spaces import flatten_observation
 BETAS = (0.9, 0.95)
 WARMUP, COOLDOWN = 50, 0.3  # updates; share of all updates
 AT_ONCE = 256  # frames
+NOISY, DROWNED = 0.75, 0.4  # shares of the rows that are noisy, and whose frames are all noise
 SPREAD = 16  # steps between two batches of frames for the codec
 
 Say = Callable[[str], None]
@@ -136,16 +137,16 @@ def batch(
 def with_noise(
     index: Int[Tensor, "B T S K"], classes: int, rng: np.random.Generator
 ) -> Int[Tensor, "B T S K"]:
-    """Half of the rows after a clean beginning: each frame drowned in noise to a random degree.
+    """Most rows, after a clean beginning: frames lost in noise, wholly or to a random degree.
 
     Who is told so little of the last frames has to remember older ones. After the clean prefixes
     and noise levels of Po et al. 2025 (arXiv 2505.20171, section 4.3).
     """
     rows, frames = index.shape[:2]
     begins = rng.uniform(0.25, 0.75, (rows, 1)) * frames
-    level = (
-        rng.random((rows, frames)) * (np.arange(frames) >= begins) * (rng.random((rows, 1)) < 0.5)
-    )
+    kind = rng.random((rows, 1))
+    level = np.where(kind < DROWNED, 1.0, rng.random((rows, frames))) * (kind < NOISY)
+    level *= np.arange(frames) >= begins
     lost = torch.as_tensor(rng.random(index.shape) < level[..., None, None])
     noise = torch.as_tensor(rng.integers(classes, size=index.shape), dtype=index.dtype)
     return torch.where(lost, noise, index)

@@ -52,8 +52,8 @@ class Plan:
     frames: int = 400
     codec_updates: int = 3000
     stages: tuple[Stage, ...] = (Stage(4000, 4, 32), Stage(1200, 2, 128), Stage(600, 1, 400))
-    lr: float = 3e-3
-    model: ModelConfig = field(default_factory=partial(ModelConfig, head=32, state=64))
+    lr: float = 4e-3
+    model: ModelConfig = field(default_factory=partial(ModelConfig, state=64, sharp=True))
     rows: int = 24
 
 

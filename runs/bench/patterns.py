@@ -37,6 +37,7 @@ from worldmodel.model import ModelConfig
 LED, MOVING = "clew/LedMaze-9x9-v0", "clew/MemoryMaze-9x9-v0"
 PATTERNS = ("lssvwm", "mamba", "mamba-local", "block-1", "window:64", "full:400", "gru")
 PLAN, CODEC, FILMS = "plan.json", "codec.safetensors", "films.safetensors"
+LEARNED = "learned.json"
 RESULT, PICTURE = "patterns.json", "patterns.png"
 STREAMS = 64
 
@@ -51,8 +52,8 @@ class Plan:
     episodes: int = 1024
     frames: int = 400
     codec_updates: int = 3000
-    stages: tuple[Stage, ...] = (Stage(4000, 4, 32), Stage(1200, 2, 128), Stage(600, 1, 400))
-    lr: float = 4e-3
+    stages: tuple[Stage, ...] = (Stage(8000, 4, 32), Stage(1600, 2, 128), Stage(900, 1, 400))
+    lr: float = 3e-3
     model: ModelConfig = field(default_factory=partial(ModelConfig, state=64, sharp=True))
     rows: int = 24
 
@@ -101,11 +102,25 @@ def _prepare(plan: Plan, out: Path, say: Say) -> None:
     save_file(_codec(agent), out / CODEC)
     films = film(agent.model, streams, plan.episodes, plan.frames, say)
     streams.close()
-    save_file({"latents": films.latents, "prev_action": films.prev_action}, out / FILMS)
+    partial_file = out / f".{FILMS}.partial"
+    save_file({"latents": films.latents, "prev_action": films.prev_action}, partial_file)
+    partial_file.replace(out / FILMS)
 
 
 def learn_and_measure(plan: Plan, out: Path, name: str) -> dict[str, Any]:
-    """One pattern from nothing to its report."""
+    """One pattern, from nothing or from what it has learned already, to its report."""
+    run = out / _file(name)
+    if not (run / LEARNED).exists():
+        learn(plan, out, name)
+    subject = load_subject(run, device="cpu")
+    found = recall.measure_recall(subject, Budget(plan.rows, plan.seed), quiet)
+    report = json.loads((run / LEARNED).read_text()) | found
+    folder.write_json(_report(out, name), report)
+    return report
+
+
+def learn(plan: Plan, out: Path, name: str) -> None:
+    """One pattern's training, in a folder that `clew evaluate` can read."""
     torch.set_num_threads(1)
     torch.manual_seed(plan.seed)
     began, run, config = time.process_time(), out / _file(name), _config(plan, name)
@@ -118,13 +133,8 @@ def learn_and_measure(plan: Plan, out: Path, name: str) -> dict[str, Any]:
         say = partial(_log, log)
         curve = learn_transition(agent.model, films, plan.stages, plan.lr, plan.seed, say)
     _keep(run, agent, config)
-    seconds = time.process_time() - began
-    subject = load_subject(run, device="cpu")
-    found = recall.measure_recall(subject, Budget(plan.rows, plan.seed), quiet)
-    report = {"pattern": name, "parameters": _parameters(agent), "seconds": seconds}
-    report |= {"curve": curve} | found
-    folder.write_json(_report(out, name), report)
-    return report
+    report = {"pattern": name, "parameters": _parameters(agent), "curve": curve}
+    folder.write_json(run / LEARNED, report | {"seconds": time.process_time() - began})
 
 
 def _config(plan: Plan, name: str) -> Config:

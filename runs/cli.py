@@ -23,7 +23,7 @@ Train agents that find their way by remembering.
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             play new episodes, with memory and with memory off
   clew bench context            what a long context costs here, all backbones side by side
-  clew bench dream RUN          how good the pictures of its dreams are
+  clew bench patterns           what all patterns of layers remember of a maze, compared
   clew bench memory RUN         how well a run's world model remembers while it dreams
   clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes

@@ -271,12 +271,12 @@ def bench_memory(arguments: list[str]) -> int:
 
 def bench_patterns(arguments: list[str]) -> int:
     """`clew bench patterns`."""
-    asked = _parse(BenchPatternsArguments, "bench patterns", arguments)
-    out = Path(asked.out) if asked.out else patterns.default_folder()
-    console = Console(stderr=asked.json)
     with folder.refusing():
+        asked = _parse(BenchPatternsArguments, "bench patterns", arguments)
+        out = Path(asked.out) if asked.out else patterns.default_folder()
         plan = patterns.tiny(asked.plan) if asked.quick else asked.plan
         patterns.claim(plan, out)
+    console = Console(stderr=asked.json)
     report = patterns.bench(plan, out, asked.jobs, console)
     patterns.show(report, console)
     console.print(f"Written to {out / patterns.RESULT}", soft_wrap=True)

@@ -23,7 +23,7 @@ BETAS = (0.9, 0.95)
 WARMUP, COOLDOWN = 50, 0.3  # updates; share of all updates
 AT_ONCE = 256  # frames
 NOISY, DROWNED = 0.75, 0.4  # shares of the rows that are noisy, and whose frames are all noise
-SPREAD = 16  # steps between two batches of frames for the codec
+SPREAD = 4  # steps between two batches of frames for the codec
 
 Say = Callable[[str], None]
 

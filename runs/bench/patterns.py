@@ -33,8 +33,9 @@ from runs.evaluation.subject import load_subject
 from runs.evaluation.suite import Budget, quiet
 from runs.train import make_streams
 from worldmodel.model import ModelConfig
+from worldmodel.pattern import read_pattern
 
-LED, MOVING = "clew/LedMaze-9x9-v0", "clew/MemoryMaze-9x9-v0"
+LED = "clew/LedMaze-9x9-v0"
 PATTERNS = ("lssvwm", "mamba", "mamba-local", "block-1", "window:64", "full:400", "gru")
 PLAN, CODEC, FILMS = "plan.json", "codec.safetensors", "films.safetensors"
 LEARNED = "learned.json"
@@ -47,15 +48,39 @@ class Plan:
     """What is learned, from how much, and how it is measured."""
 
     env: str = LED
+    """Where films are made; clew/MemoryMaze-9x9-v0 tells actions instead of places."""
     patterns: tuple[str, ...] = PATTERNS
+    """Backbones to compare."""
     seed: int = 0
+    """Of films, batches and weights."""
     episodes: int = 1024
+    """Films to learn from, each of another maze."""
     frames: int = 400
+    """Frames of a film."""
     codec_updates: int = 3000
+    """Updates of the codec, on 128 frames each."""
     stages: tuple[Stage, ...] = (Stage(8000, 4, 32), Stage(1600, 2, 128), Stage(900, 1, 400))
+    """Updates, rows and frames, from short to long."""
     lr: float = 3e-3
+    """Learning rate of the transitions."""
     model: ModelConfig = field(default_factory=partial(ModelConfig, state=64, sharp=True))
     rows: int = 24
+    """Films that are watched, to measure what is remembered of them."""
+
+    def __post_init__(self) -> None:
+        if not self.patterns:
+            raise ValueError(f"patterns is empty: name one or more, such as {' '.join(PATTERNS)}.")
+        for name in self.patterns:
+            read_pattern((name,), (self.model.grid, self.model.grid))
+        for name in ("episodes", "frames", "codec_updates", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+        longest = max(stage.frames for stage in self.stages)
+        if longest > self.frames:
+            raise ValueError(
+                f"frames = {self.frames}, the length of a film, must be at least {longest}, the "
+                "longest that is learned from."
+            )
 
 
 def tiny(plan: Plan) -> Plan:

@@ -59,6 +59,18 @@ def test_what_is_finished_is_kept(compared: Path, capsys: pytest.CaptureFixture)
     assert "other settings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"), [([], "empty"), (["mambo"], "mamba"), (["lssvwm", "--rows", "0"], "rows")]
+)
+def test_mistakes_are_refused(
+    asked: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails where a mistake is found after an hour, or something is written in spite of it."""
+    assert main(["bench", "patterns", "--out", str(tmp_path / "out"), "--patterns", *asked]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_pattern_learns_from_the_same_batches() -> None:
     """Fails where a batch depends on what was drawn elsewhere, or updates are alike."""
     films = Films(

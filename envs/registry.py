@@ -37,7 +37,8 @@ def register_envs() -> None:
 
 
 def _register_maze(size: str) -> None:
-    """Our Memory Maze, alone and as a vector, and the original, which has no 7x7."""
+    """Our Memory Maze, alone, as a vector and led, and the original, which has no 7x7."""
+    led = f"clew/LedMaze-{size}-v0"
     env_id, original = f"clew/MemoryMaze-{size}-v0", f"clew/MuJoCoMemoryMaze-{size}-v0"
     if env_id not in gym.registry:
         gym.register(
@@ -46,6 +47,8 @@ def _register_maze(size: str) -> None:
             vector_entry_point="envs.memory_maze.vector:MemoryMazeVector",
             kwargs={"size": size},
         )
+    if led not in gym.registry:
+        gym.register(led, entry_point="envs.memory_maze.led:LedMaze", kwargs={"size": size})
     if original not in gym.registry and size != "7x7":
         gym.register(
             original,

@@ -117,6 +117,15 @@ class Stream:
         self.env.action_space.seed(int(rng.integers(2**31)))
         return self.env.action_space.sample()
 
+    def has_retrace(self) -> bool:
+        """Whether the environment's explorer can be asked to come back to what it saw."""
+        return hasattr(self.env.unwrapped, "retrace")
+
+    def retrace(self, watched: int) -> None:
+        """Let it come back, in this episode, to what `explore` leads to in so many records."""
+        where = (EXPLORE, self._seed, self._index, self._episode, watched)
+        self.env.unwrapped.retrace(watched, np.random.default_rng(where))  # pyright: ignore[reportAttributeAccessIssue]
+
     def has_oracle(self) -> bool:
         """Whether the environment can say what one that knows everything would do."""
         return hasattr(self.env.unwrapped, "oracle")

@@ -107,6 +107,15 @@ class EnvStreams:
         actions = self._answers("explore", [()] * self.num_envs, self._sample)
         return np.array(actions, dtype=self.action_space.dtype)
 
+    def has_retrace(self) -> bool:
+        """Whether the environments can lead back to what was seen."""
+        return all(self._all("has_retrace"))
+
+    def retrace(self, watched: int) -> None:
+        """Let `explore` come back, in these episodes, to what it shows in so many records."""
+        self._require_started()
+        self._all("retrace", [(watched,)] * self.num_envs)
+
     def has_oracle(self) -> bool:
         """Whether the environments have an oracle."""
         return all(self._all("has_oracle"))

@@ -36,7 +36,7 @@ Train agents that find their way by remembering.
   clew compare RUN RUN ...      runs side by side, and seeds together
   clew baseline KIND --env ID   PPO, RecurrentPPO, random or oracle, evaluated alike
   clew bench context            what a long context costs here, all backbones side by side
-  clew bench dream RUN          how good the pictures of its dreams are
+  clew bench patterns           what all patterns of layers remember of a maze, compared
   clew collect ENV              record episodes as a Minari dataset, by --policy
   clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes

@@ -21,7 +21,7 @@ from runs import doctor as doctor_module
 from runs import folder, session
 from runs.baselines import session as baseline_session
 from runs.baselines.policy import BaselineConfig
-from runs.bench import context, dream
+from runs.bench import context, patterns
 from runs.collect import CollectArguments
 from runs.config import Config
 from runs.dataset import settled
@@ -141,28 +141,24 @@ class BenchContextArguments:
 
 
 @dataclass(frozen=True)
-class BenchDreamArguments:
-    """Compare the pictures of a run's dreams with what really came, by PSNR and SSIM."""
+class BenchPatternsArguments:
+    """Compare all named patterns of layers by what they remember of a maze that they watched."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Folder of the run; its observations must be pictures."""
-    rows: int = 16
-    """Episodes side by side."""
-    context: int = 100
-    """Frames that the model sees first."""
-    frames: int = 100
-    """Frames that it then dreams, under the actions that were really taken."""
-    seed: int = 0
-    """Which episodes; never those of training."""
+    out: Annotated[
+        str, arg(metavar="DIR", help_behavior_hint="(default: outputs/bench-patterns-DATE)")
+    ] = ""
+    """Where everything goes; what is finished there already is kept."""
+    plan: Annotated[patterns.Plan, arg(name="")] = field(default_factory=patterns.Plan)
+    jobs: int = 1
+    """Patterns that learn side by side, on one core each."""
+    quick: bool = False
+    """Tiny sizes, only to see that everything runs."""
     json: bool = False
-    """Print the results as JSON."""
+    """Print the results as JSON; everything else goes to stderr."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "context", "frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
+        if self.jobs < 1:
+            raise ValueError(f"jobs = {self.jobs} must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -340,13 +336,17 @@ def bench_context(arguments: list[str]) -> int:
     return 0
 
 
-def bench_dream(arguments: list[str]) -> int:
-    """`clew bench dream`."""
-    asked = _parse(BenchDreamArguments, "bench dream", arguments)
-    report = dream.measure_run(asked.run, asked.rows, asked.context, asked.frames, asked.seed)
+def bench_patterns(arguments: list[str]) -> int:
+    """`clew bench patterns`."""
+    with folder.refusing():
+        asked = _parse(BenchPatternsArguments, "bench patterns", arguments)
+        out = Path(asked.out) if asked.out else patterns.default_folder()
+        plan = patterns.tiny(asked.plan) if asked.quick else asked.plan
+        patterns.claim(plan, out)
     console = Console(stderr=asked.json)
-    dream.show(report, console)
-    console.print(f"Written to {asked.run / 'evaluation' / 'dream.json'}", soft_wrap=True)
+    report = patterns.bench(plan, out, asked.jobs, console)
+    patterns.show(report, console)
+    console.print(f"Written to {out / patterns.RESULT}", soft_wrap=True)
     if asked.json:
         print(json.dumps(report, indent=1))
     return 0
@@ -354,7 +354,7 @@ def bench_dream(arguments: list[str]) -> int:
 
 BENCHES: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "context": (bench_context, "what a long context costs: speed, memory, all backbones"),
-    "dream": (bench_dream, "how good the pictures of a run's dreams are"),
+    "patterns": (bench_patterns, "what all patterns of layers remember of a maze, compared"),
 }
 
 

@@ -74,6 +74,8 @@ class ModelConfig:
     """State size of each channel of a scan."""
     expand: int = 2
     """Inner width of scans and MLPs, as a multiple of the width."""
+    sharp: bool = False
+    """Scans begin as memories of single tokens: what was seen comes to be found again sooner."""
     grid: int = 4
     """Rows and columns of tokens of a frame with images."""
     latents: int = 8
@@ -158,7 +160,8 @@ class WorldModel(nn.Module):
         self.config = config
         self.codec = ObservationCodec(observation_space, config.width, config.grid)
         self.actions = ActionCodec(action_space)
-        self.sizes = Sizes(self.codec.grid, config.width, config.head, config.state, config.expand)
+        sizes = config.width, config.head, config.state, config.expand, config.sharp
+        self.sizes = Sizes(self.codec.grid, *sizes)
         shape, width, tokens = (config.latents, config.classes), config.width, self.sizes.tokens
         self.to_latents = scale_last(mlp(width, width, shape[0] * shape[1]), SHARPNESS)
         self.from_latents = nn.Linear(shape[0] * shape[1], width)
@@ -224,6 +227,39 @@ class WorldModel(nn.Module):
     def decode(self, latents: Float[Tensor, "n S K C"]) -> dict[str, Tensor]:
         """The observations that latents stand for, in the units of the observation space."""
         return self.codec.restore(self._decode(latents))
+
+    def encode(self, observation: dict[str, Tensor]) -> Float[Tensor, "n S K C"]:
+        """The likeliest latents of frames (n, ...), each by itself."""
+        posterior, _ = self._posterior(_in_rows(observation), _rows(observation))
+        return latent.mode(posterior)[:, 0]
+
+    def codec_loss(self, observation: dict[str, Tensor]) -> Float[Tensor, " n"]:
+        """The reconstruction loss of frames (n, ...) alone, for a codec that is learned first."""
+        posterior, prepared = self._posterior(_in_rows(observation), _rows(observation))
+        return self.codec.loss(self._decode(latent.sample(posterior)[:, 0]), prepared)
+
+    def codec_parameters(self) -> list[nn.Parameter]:
+        """What `codec_loss` depends on."""
+        parts = (self.codec, self.to_latents, self.to_frame)
+        return [self.place, *(p for part in parts for p in part.parameters())]
+
+    def transition_loss(
+        self,
+        seen: Float[Tensor, "B T S K C"],
+        latents: Float[Tensor, "B T S K C"],
+        prev_action: Tensor,
+        is_first: Bool[Tensor, "B T"],
+        carry: Carry,
+    ) -> tuple[Float[Tensor, "B T"], Carry]:
+        """Nats by which latents surprise one who has `seen` those before, and the carry after them.
+
+        For a transition that is learned by itself, in front of a codec that is learned already.
+        """
+        action = self.actions.encode(prev_action)
+        features, after, _ = self._advance(seen, action, is_first, carry)
+        before = torch.cat([carry.features[:, None], features[:, :-1]], 1)
+        nats = -(latents * self.transition(before, action)).sum((-3, -2, -1))
+        return nats * _foreseen(is_first, carry), after
 
     def initial_past(self, batch: int) -> Past:
         """Nothing kept to be recalled."""
@@ -396,6 +432,15 @@ def _foreseen(is_first: Bool[Tensor, "B T"], carry: Carry) -> Bool[Tensor, "B T"
     """Which records had anything before them: not those that begin an episode or a row."""
     known = carry.features.detach().flatten(1).any(1)
     return torch.cat([~is_first[:, :1] & known[:, None], ~is_first[:, 1:]], 1)
+
+
+def _rows(observation: dict[str, Tensor]) -> tuple[int, int]:
+    return len(next(iter(observation.values()))), 1
+
+
+def _in_rows(observation: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Frames as rows of one frame each."""
+    return {name: value[:, None] for name, value in observation.items()}
 
 
 def records_at(records: Records, start: int, stop: int) -> Records:

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from envs.memory_maze.motion import CELL, HEADING, TURN, X, Y
 from envs.memory_maze.oracle import Oracle, wander
+from envs.memory_maze.tour import Tour
 from envs.memory_maze.world import ACTIONS, VIEWS, World
 from envs.window import Window, check_render_mode
 
@@ -78,6 +79,7 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
         self.observation_space = spaces.Box(0, 255, self._world.frame_shape, np.uint8)
         self.action_space = spaces.Discrete(len(ACTIONS))
         self._oracle, self._window = Oracle(), None
+        self._tour: Tour | None = None
         self._playing = False
 
     def reset(
@@ -86,7 +88,7 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
         """A new maze, with the agent at rest in one of its rooms."""
         super().reset(seed=seed, options=options)
         self._world.reset(0, draw_seed(self.np_random))
-        self._playing = True
+        self._playing, self._tour = True, None
         self._show()
         return self._world.frames()[0], self._info()
 
@@ -114,10 +116,24 @@ class MemoryMaze(gym.Env[np.ndarray, np.int64]):
         )
 
     def explore(self, rng: np.random.Generator) -> int:
-        """An action that needs no memory: straight on, but before walls and at times it turns."""
+        """An action that needs no memory: straight on, but before walls and at times it turns.
+
+        After `retrace` it goes round and round instead.
+        """
         body = self._world.bodies[0]
+        if self._tour is not None:
+            direction = np.array((np.cos(body[HEADING]), np.sin(body[HEADING])))
+            return self._tour.act(body[[X, Y]] / CELL, direction)
         layout = 1 - self._world.walls[0, 1:-1, 1:-1]
         return wander(layout, body[[X, Y]] / CELL, body[HEADING], body[TURN], rng)
+
+    def retrace(self, watched: int, rng: np.random.Generator) -> None:
+        """Let `explore` walk a round of at most about so many steps, again and again."""
+        layout = 1 - self._world.walls[0, 1:-1, 1:-1]
+        position = self._world.bodies[0, [X, Y]] / CELL
+        for x, y in (self._world.targets[0] / CELL).astype(int):
+            layout[y, x] = (x, y) == (int(position[0]), int(position[1]))
+        self._tour = Tour(layout, position, watched, rng)
 
     def render(self) -> Any:
         """What the agent sees, large, and the maze from above beside it."""

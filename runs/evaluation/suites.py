@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from runs.evaluation import ablate, dreamed, horizon, navigation, probe, returns
+from runs.evaluation import ablate, dreamed, horizon, navigation, probe, recall, returns
 from runs.evaluation.suite import Subject, Suite
 
 _ALL = (
@@ -11,6 +11,8 @@ _ALL = (
     horizon.SUITE,
     navigation.SUITE,
     probe.SUITE,
+    recall.RECALL,
+    recall.DREAM,
     ablate.SUITE,
     dreamed.SUITE,
 )

@@ -217,9 +217,9 @@ def test_pictures_are_dreamed_where_they_were_recorded(
     assert report["path"] == str(Path("kept/minigrid-empty-5x5-v0/explorer-v0").resolve())
     assert main(["train", "debug", "--dataset", report["path"], *QUICK, "--name", "run"]) == 0
     assert "evaluate outputs/run --suite all" in capsys.readouterr().out
-    asked = ("--rows", "2", "--context", "4", "--frames", "4", "--json")
-    assert main(["bench", "dream", "outputs/run", *asked]) == 0
-    assert json.loads(capsys.readouterr().out)["env"] == "MiniGrid-Empty-5x5-v0"
+    assert main(["evaluate", "outputs/run", "--suite", "dream", "--episodes", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["outputs/run"]
+    assert found["dream"]["env"] == "MiniGrid-Empty-5x5-v0"
 
 
 def test_a_dataset_that_names_no_environment_can_be_trained_on(

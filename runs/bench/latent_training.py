@@ -1,0 +1,172 @@
+"""A codec learned once, films encoded with it, and transitions that are learned from those.
+
+Pictures are most of what a world model's training costs. Where only backbones are compared, one
+codec serves them all: every one then foretells the same tokens, and none of them can be better for
+having a better picture. Everything that is drawn depends on the seed and the number of the update,
+not on the model.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from envs import EnvStreams
+from worldmodel.model import WorldModel
+from worldmodel.spaces import flatten_observation
+
+BETAS = (0.9, 0.95)
+WARMUP, COOLDOWN = 50, 0.3  # updates; share of all updates
+AT_ONCE = 256  # frames
+NOISY, DROWNED = 0.75, 0.4  # shares of the rows that are noisy, and whose frames are all noise
+SPREAD = 4  # steps between two batches of frames for the codec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """So many updates on so many rows of so many frames."""
+
+    updates: int
+    rows: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Films:
+    """Encoded episodes, from their first records on."""
+
+    latents: Int[Tensor, "N T S K"]
+    prev_action: Tensor
+
+
+def learn_codec(model: WorldModel, streams: EnvStreams, updates: int, say: Say) -> None:
+    """Learn to encode and decode what an explorer sees; batches hold a frame of each stream."""
+    parameters = model.codec_parameters()
+    optimiser = torch.optim.Adam(parameters, betas=BETAS)
+    for update, frames in zip(range(updates), scattered(model, streams), strict=False):
+        loss = model.codec_loss(frames).mean()
+        _step(optimiser, parameters, loss, 2e-3 * schedule(update, updates), clip=300.0)
+        if (update + 1) % 250 == 0:
+            say(f"codec, update {update + 1}: squared error of a frame {loss.item():.1f}")
+
+
+def scattered(model: WorldModel, streams: EnvStreams) -> Iterator[dict[str, Tensor]]:
+    """Frames from all over, endlessly: two of each stream, some steps apart."""
+    record = streams.reset()
+    while True:
+        seen = []
+        for _ in range(2):
+            seen.append(flatten_observation(model.codec.names, record.observation))
+            for _ in range(SPREAD):
+                record = streams.step(streams.explore())
+        yield {name: torch.as_tensor(np.concatenate([s[name] for s in seen])) for name in seen[0]}
+
+
+def film(model: WorldModel, streams: EnvStreams, episodes: int, frames: int, say: Say) -> Films:
+    """The first `frames` records of so many episodes, encoded."""
+    latents, actions = [], []
+    while len(latents) * streams.num_envs < episodes:
+        seen, taken = _episode(model, streams, frames)
+        latents.append(seen)
+        actions.append(taken)
+        say(f"filmed {len(latents) * streams.num_envs} of {episodes} episodes")
+    return Films(torch.cat(latents)[:episodes], torch.cat(actions)[:episodes])
+
+
+def _episode(model: WorldModel, streams: EnvStreams, frames: int) -> tuple[Tensor, Tensor]:
+    record = streams.reset()
+    space = streams.action_space
+    action = np.zeros((streams.num_envs, *(space.shape or ())), space.dtype)
+    seen, taken = [], []
+    for _ in range(frames):
+        observation = flatten_observation(model.codec.names, record.observation)
+        tensors = {name: torch.as_tensor(value) for name, value in observation.items()}
+        with torch.no_grad():
+            seen.append(model.encode(tensors).argmax(-1).to(torch.uint8))
+        taken.append(torch.as_tensor(action))
+        action = streams.explore()
+        record = streams.step(action)
+    return torch.stack(seen, 1), torch.stack(taken, 1)
+
+
+def learn_transition(
+    model: WorldModel, films: Films, stages: tuple[Stage, ...], lr: float, seed: int, say: Say
+) -> list[dict[str, float]]:
+    """Learn everything but the codec; nats of a frame by the update, every 50 of them."""
+    known = {id(p) for p in model.codec_parameters()}
+    parameters = [p for p in model.parameters() if id(p) not in known]
+    optimiser = torch.optim.Adam(parameters, betas=BETAS)
+    plan = [stage for stage in stages for _ in range(stage.updates)]
+    curve, recent = [], []
+    for update, stage in enumerate(plan):
+        latents, actions, noisy = batch(films, stage, seed, update, model.config.classes)
+        first = torch.zeros(latents.shape[:2], dtype=torch.bool)
+        first[:, 0] = True
+        carry = model.initial(len(latents))
+        nats, _ = model.transition_loss(noisy, latents, actions, first, carry)
+        _step(optimiser, parameters, nats.mean(), lr * schedule(update, len(plan)), clip=10.0)
+        recent.append(float(nats.detach().mean()))
+        if len(recent) == 50 or update + 1 == len(plan):
+            curve.append({"updates": update + 1, "nats": sum(recent) / len(recent)})
+            say(f"update {update + 1} of {len(plan)}: {curve[-1]['nats']:.1f} nats a frame")
+            recent = []
+    return curve
+
+
+def batch(
+    films: Films, stage: Stage, seed: int, update: int, classes: int
+) -> tuple[Float[Tensor, "B T S K C"], Tensor, Float[Tensor, "B T S K C"]]:
+    """Crops of films: latents, the actions that led there, and the latents to be looked at."""
+    rng = np.random.default_rng([seed, update])
+    rows = rng.integers(len(films.latents), size=stage.rows)[:, None]
+    start = rng.integers(films.latents.shape[1] - stage.frames + 1, size=stage.rows)[:, None]
+    columns = start + np.arange(stage.frames)
+    index = films.latents[rows, columns]
+    noisy = with_noise(index, classes, rng)
+    one_hots = (F.one_hot(a.long(), classes).float() for a in (index, noisy))
+    latents, seen = one_hots
+    return latents, films.prev_action[rows, columns], seen
+
+
+def with_noise(
+    index: Int[Tensor, "B T S K"], classes: int, rng: np.random.Generator
+) -> Int[Tensor, "B T S K"]:
+    """Most rows, after a clean beginning: frames lost in noise, wholly or to a random degree.
+
+    Who is told so little of the last frames has to remember older ones. After the clean prefixes
+    and noise levels of Po et al. 2025 (arXiv 2505.20171, section 4.3).
+    """
+    rows, frames = index.shape[:2]
+    begins = rng.uniform(0.25, 0.75, (rows, 1)) * frames
+    kind = rng.random((rows, 1))
+    level = np.where(kind < DROWNED, 1.0, rng.random((rows, frames))) * (kind < NOISY)
+    level *= np.arange(frames) >= begins
+    lost = torch.as_tensor(rng.random(index.shape) < level[..., None, None])
+    noise = torch.as_tensor(rng.integers(classes, size=index.shape), dtype=index.dtype)
+    return torch.where(lost, noise, index)
+
+
+def schedule(update: int, updates: int) -> float:
+    """Up in `WARMUP` updates, and down to nothing at the end."""
+    return min(1.0, (update + 1) / WARMUP, (updates - update) / (COOLDOWN * updates))
+
+
+def _step(
+    optimiser: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    loss: Tensor,
+    lr: float,
+    clip: float,
+) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, clip)
+    optimiser.step()

@@ -57,9 +57,9 @@ class Plan:
     """Films to learn from, each of another maze."""
     frames: int = 400
     """Frames of a film."""
-    codec_updates: int = 3000
+    codec_updates: int = 1500
     """Updates of the codec, on 128 frames each."""
-    stages: tuple[Stage, ...] = (Stage(8000, 4, 32), Stage(1600, 2, 128), Stage(900, 1, 400))
+    stages: tuple[Stage, ...] = (Stage(5000, 4, 32), Stage(1200, 2, 128), Stage(500, 1, 400))
     """Updates, rows and frames, from short to long."""
     lr: float = 3e-3
     """Learning rate of the transitions."""

@@ -148,6 +148,8 @@ def figures(report: Report) -> dict[str, Figure]:
     axes.axvline(report["trained"], color="0.6", linestyle=":", label="trained at")
     axes.axhline(SOLVED, color="0.6", linewidth=0.8)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="delay, steps", ylabel="success")
+    axes.set_xticks(delays, [f"{delay:,}" for delay in delays], rotation=45)
+    axes.minorticks_off()
     axes.legend()
     return {"success": figure}
 

@@ -28,7 +28,6 @@ from runs.dataset import settled
 from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
-from runs.evaluation.report import new_folder
 from runs.evaluation.subject import check_suites, load_subject
 from runs.evaluation.suite import Budget
 from runs.evaluation.suites import find_suites
@@ -277,7 +276,7 @@ def compare(arguments: list[str]) -> int:
     console = Console()
     with folder.refusing():
         found = compare_module.read(_some(asked.runs))
-        out = new_folder(asked.out)
+        out = folder.make(asked.out)
     show_sheets(compare_module.sheets(found), console)
     console.print(f"Written to {compare_module.write(found, out)}", soft_wrap=True)
     return 0

@@ -52,7 +52,7 @@ def claim(path: Path, exact: bool) -> Iterator[Path]:
     Where it is taken, another number is added to its name, unless it has to be this `exact` one.
     """
     created = [parent for parent in path.parents if not parent.exists()]
-    path = _make(path, exact)
+    path = make(path, exact)
     try:
         yield path
     except BaseException:
@@ -63,8 +63,12 @@ def claim(path: Path, exact: bool) -> Iterator[Path]:
         raise
 
 
-def _make(path: Path, exact: bool) -> Path:
-    """Make an empty folder, which no other process has."""
+def make(path: Path, exact: bool = False) -> Path:
+    """Make an empty folder, which no other process has; another number is added to a taken name.
+
+    Raises:
+        ValueError: where it has to be this `exact` one and is taken, or cannot be made.
+    """
     number, free = 1, path
     while True:
         try:

@@ -48,6 +48,7 @@ def learn(kind: Learned, config: Config, settings: BaselineConfig, folder: Path)
         watch.tell()
     finally:
         telemetry.close()
+        envs.close()
     bare = make(config.env, config.env_kwargs, config.wrappers)
     bare.close()
     return Baseline(kind, bare.observation_space, bare.action_space, model.policy)

@@ -27,7 +27,11 @@ ABOUT = "baseline.json"
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """Settings of PPO; the defaults are those of SB3 but for what is said here."""
+    """Settings of PPO and RecurrentPPO; what is not named here is as in SB3.
+
+    Unlike SB3's defaults: rollouts of 128 steps for both, larger minibatches, an entropy bonus, a
+    falling learning rate, and hidden layers and LSTM of the same width.
+    """
 
     stack: int = 4
     """Frames that PPO sees, the newest last; RecurrentPPO always sees one."""
@@ -49,6 +53,11 @@ class BaselineConfig:
     """Range of the probability ratio."""
     width: int = 128
     """Units of the LSTM and of each of two hidden layers."""
+
+    def __post_init__(self) -> None:
+        for name in ("stack", "rollout", "minibatch", "epochs", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ppo.{name} = {getattr(self, name)} must be at least 1.")
 
 
 class Baseline:

@@ -7,6 +7,7 @@ they are runs so that they can be compared.
 from pathlib import Path
 from typing import Literal
 
+import torch
 from rich.console import Console
 
 from envs import make
@@ -39,6 +40,8 @@ def run(kind: Kind, config: Config, settings: BaselineConfig, out: Path, name: s
     console.print(
         f"Baseline {kind} in {config.env}, {config.steps:,} steps: {path}", soft_wrap=True
     )
+    if config.threads:
+        torch.set_num_threads(config.threads)
     final = path / "checkpoints" / f"step-{config.steps:010d}"
     if kind == "ppo" or kind == "recurrent-ppo":
         learn(kind, config, settings, path).save(final, settings)

@@ -1,4 +1,4 @@
-"""Measure a run by suites: check first, then play, then write and show."""
+"""Measure a run by suites: play, write and show."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from runs import folder
-from runs.evaluation.report import FOLDER, Page, new_folder
-from runs.evaluation.subject import check_suites, steps_of
+from runs.evaluation.report import FOLDER, Page
+from runs.evaluation.subject import steps_of
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
 
@@ -19,11 +19,9 @@ def evaluate(
 ) -> dict[str, Report]:
     """Measure, write and show; the reports by suite, which lie in a new folder of the run.
 
-    Raises:
-        ValueError: before anything is played, where a suite cannot measure this subject.
+    That the suites can measure it is for the caller to see (`check_suites`), before any play.
     """
-    check_suites(subject, suites)
-    path = new_folder(subject.run / FOLDER)
+    path = folder.make(subject.run / FOLDER)
     about, reports = describe(subject, budget), {}
     page = Page(path, f"Evaluation of {subject.run.name}", about)
     for suite in suites:

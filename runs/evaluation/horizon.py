@@ -7,6 +7,8 @@ horizon is the longest delay up to which all were solved. A world model that lea
 measured by what it dreams (the suite `dreamed`, the real end shown).
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +67,7 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     }
 
 
-def search(solves: Any, trained: int, longest: int) -> tuple[int, int | None]:
+def search(solves: Callable[[int], bool], trained: int, longest: int) -> tuple[int, int | None]:
     """The longest delay up to which all tried ones are solved, and the shortest that is not.
 
     None where the longest allowed one is solved; a horizon of 0 where none is.
@@ -84,9 +86,11 @@ def search(solves: Any, trained: int, longest: int) -> tuple[int, int | None]:
 
 def _trained(config: Config, argument: str) -> int:
     """The delay of training: the argument, or its default."""
+    if argument in config.env_kwargs:
+        return int(config.env_kwargs[argument])
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
-    return int(config.env_kwargs.get(argument) or getattr(env.unwrapped, "length", 1))
+    return int(inspect.signature(type(env.unwrapped)).parameters[argument].default)
 
 
 def with_delay(config: Config, argument: str, delay: int) -> Config:

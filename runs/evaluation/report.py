@@ -31,30 +31,6 @@ img{max-width:100%}figcaption,.about{color:#666}@media(prefers-color-scheme:dark
 body{background:#111;color:#ddd}td,th{border-color:#444}img{background:#fff}}"""
 
 
-def new_folder(path: Path) -> Path:
-    """Make a folder, or where it exists the first free one of NAME-2, NAME-3 and so on.
-
-    Raises:
-        ValueError: where it cannot be made.
-    """
-    number, free = 1, path
-    while True:
-        try:
-            free.mkdir(parents=True)
-            return free
-        except FileExistsError:
-            number += 1
-            free = path.with_name(f"{path.name}-{number}")
-        except OSError as error:
-            raise ValueError(f"The folder {free} cannot be made: {error}.") from error
-
-
-def newest_folder(run: Path) -> Path | None:
-    """The evaluation that was made last."""
-    found = [path for path in run.glob(f"{FOLDER}*") if path.is_dir()]
-    return max(found, key=_number, default=None)
-
-
 def newest_report(run: Path, suite: str) -> Report | None:
     """The newest report of a suite on a run."""
     found = [path for path in run.glob(f"{FOLDER}*/{suite}.json")]
@@ -70,7 +46,7 @@ class Page:
     """A report as it grows: every suite is written as soon as it is measured."""
 
     def __init__(self, path: Path, title: str, about: Mapping[str, Any]) -> None:
-        self.path, self.about = path, about
+        self.path = path
         self.parts = [f"<h1>{escape(title)}</h1>", _list(about)]
 
     def add(self, suite: Suite, report: Report, clips: Mapping[str, Clip]) -> None:

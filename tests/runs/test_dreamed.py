@@ -19,7 +19,6 @@ from envs.hallway import END, START
 from runs.cli import main
 from runs.config import Config
 from runs.evaluation import dreamed, horizon
-from runs.evaluation.report import newest_folder
 from runs.evaluation.suite import Budget, Subject, quiet
 from runs.folder import write_config
 from runs.train import Trainer
@@ -140,8 +139,7 @@ def test_a_run_is_measured_where_it_lies(trained: Path, capsys: pytest.CaptureFi
     assert main([*asked, "--env-kwargs", "width=9"]) == 0
     report = json.loads(capsys.readouterr().out)[str(trained)]["dreamed"]
     assert report["length"] == 9
-    folder = newest_folder(trained)
-    assert folder is not None
+    (folder,) = trained.glob("evaluation*")
     assert json.loads((folder / "dreamed.json").read_text()) == report
 
 

@@ -32,7 +32,6 @@ from runs.evaluation.play import (
     play,
     play_new,
 )
-from runs.evaluation.report import newest_folder
 from runs.evaluation.statistics import interquartile_mean, iqm_ci, mean_ci, rate_ci, written
 from runs.evaluation.subject import load_run
 from runs.evaluation.suite import Budget, Subject, quiet
@@ -121,8 +120,7 @@ def test_short_episodes_are_not_counted_more_often() -> None:
 def evaluated(run: Path, *words: str) -> dict[str, Any]:
     """The reports of the newest evaluation, after another one."""
     assert main(["evaluate", str(run), *words]) == 0
-    folder = newest_folder(run)
-    assert folder is not None
+    folder = max(run.glob("evaluation*"), key=lambda path: path.stat().st_mtime_ns)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 

@@ -10,10 +10,10 @@
 Named patterns stand for several words (Po et al. 2025, arXiv 2505.20171, tables 1 and 2). All have
 the same width and, to a few per cent, as many parameters.
 
-    lssvwm        block-wise scans, local attention, MLPs: the default
+    lssvwm        scans for every token's place, a scan over the whole frame, local attention, MLPs
     mamba         one scan over the whole frame, no attention
     mamba-local   one scan over the whole frame, local attention
-    block-1       as lssvwm, with a scan of its own for every token's place
+    block-1       as lssvwm, with scans for every token's place alone
     window[:K]    causal transformer that sees K frames (192), a third of them in each layer
     full[:K]      causal transformer that sees the whole context, of K frames at most (1024)
     gru           gated recurrent units, attention inside the frame
@@ -61,12 +61,6 @@ def _layers(scan: str, attend: str = "attend:10") -> tuple[str, ...]:
     return (scan, attend, "mlp")
 
 
-def _lssvwm(grid: Grid, argument: str) -> tuple[str, ...]:
-    """Whole frames, then halves of them where these hold more than a token."""
-    rows, columns = (n // 2 if n >= 4 and n % 2 == 0 else n for n in grid)
-    return _layers("scan") + _layers(f"scan:{rows}x{columns}")
-
-
 def _window(grid: Grid, argument: str) -> tuple[str, ...]:
     """Layers pass on what they saw: three of them reach three times as far as one."""
     frames = _frames(f"window:{argument or WINDOW}")
@@ -82,7 +76,7 @@ def _transformer(frames: int) -> tuple[str, ...]:
 
 
 PATTERNS: dict[str, Callable[[Grid, str], tuple[str, ...]]] = {
-    "lssvwm": _lssvwm,
+    "lssvwm": lambda grid, argument: _layers("scan:1x1") + _layers("scan"),
     "mamba": lambda grid, argument: ("scan", "mlp", "mlp") * 2,
     "mamba-local": lambda grid, argument: _layers("scan") * 2,
     "block-1": lambda grid, argument: _layers("scan:1x1") * 2,

@@ -32,6 +32,8 @@ from runs.evaluation import recall
 from runs.evaluation.subject import load_subject
 from runs.evaluation.suite import Budget, quiet
 from runs.train import make_streams
+from worldmodel.backbone import Backbone
+from worldmodel.layers import Sizes
 from worldmodel.model import ModelConfig
 from worldmodel.pattern import read_pattern
 
@@ -41,6 +43,7 @@ PLAN, CODEC, FILMS = "plan.json", "codec.safetensors", "films.safetensors"
 LEARNED = "learned.json"
 RESULT, PICTURE = "patterns.json", "patterns.png"
 STREAMS = 64
+WIDER = 7  # widths by which the inner width of MLPs may grow
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Plan:
     """Updates, rows and frames, from short to long."""
     lr: float = 3e-3
     """Learning rate of the transitions."""
-    model: ModelConfig = field(default_factory=partial(ModelConfig, state=64, sharp=True))
+    model: ModelConfig = field(default_factory=partial(ModelConfig, state=256, sharp=True))
     rows: int = 24
     """Films that are watched, to measure what is remembered of them."""
 
@@ -164,7 +167,6 @@ def learn(plan: Plan, out: Path, name: str) -> None:
 
 def _config(plan: Plan, name: str) -> Config:
     frames = sum(stage.updates * stage.rows * stage.frames for stage in plan.stages)
-    model = replace(plan.model, layers=(name,))
     replay = ReplayConfig(context=plan.frames, stream=plan.frames)
     return Config(
         env=plan.env,
@@ -173,14 +175,31 @@ def _config(plan: Plan, name: str) -> Config:
         prefill=0,
         seed=plan.seed,
         threads=1,
-        model=model,
+        model=sized(plan.model, name),
         replay=replay,
     )
 
 
 def _agent(plan: Plan, name: str, streams: EnvStreams) -> Agent:
     spaces = streams.observation_space, streams.action_space
-    return Agent(*spaces, replace(plan.model, layers=(name,)))
+    return Agent(*spaces, sized(plan.model, name))
+
+
+def sized(model: ModelConfig, name: str) -> ModelConfig:
+    """A pattern with about as many parameters as the first has, by the inner width of its MLPs."""
+    wanted = backbone_size(replace(model, layers=(PATTERNS[0],)))
+    sizes = [
+        replace(model, layers=(name,), expand=n) for n in range(model.expand, model.expand + WIDER)
+    ]
+    return min(sizes, key=lambda one: abs(backbone_size(one) - wanted))
+
+
+def backbone_size(model: ModelConfig) -> int:
+    """Parameters of a backbone."""
+    grid = (model.grid, model.grid)
+    sizes = Sizes(grid, model.width, model.head, model.state, model.expand)
+    with torch.device("meta"):
+        return sum(p.numel() for p in Backbone(sizes, model.layers).parameters())
 
 
 def _codec(agent: Agent) -> dict[str, Tensor]:

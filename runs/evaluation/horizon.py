@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from envs.registry import make
 from runs.config import Config
 from runs.evaluation import dreamed
-from runs.evaluation.play import always, never, play_new, player_of
-from runs.evaluation.returns import summary
-from runs.evaluation.statistics import written
+from runs.evaluation.play import RandomPlayer, always, never, play_new, player_of
+from runs.evaluation.statistics import rate_ci, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
 SOLVED = 0.9
+PATIENCE = 2000  # steps of an episode that is played to see whether its success is reported
 HALVINGS = 2  # of the gap between the longest solved delay and the next
 
 
@@ -31,9 +31,18 @@ def missing(subject: Subject) -> str:
     config = subject.config
     if not delay_argument(config):
         return f"{config.env} has no attribute `delay` that names its argument for the delay"
-    if config.model_only and not dreamed.is_crossable(config):
-        return "it learned the world model alone, and this task has no corridor to cross in a dream"
+    if config.model_only:
+        crossable = dreamed.is_crossable(config)
+        return "" if crossable else "a world model alone can only cross corridors, in its dreams"
+    if not _says_success(config):
+        return f"{config.env} does not report info['is_success'] at the end of an episode"
     return ""
+
+
+def _says_success(config: Config) -> bool:
+    """Whether an episode of random actions ends with a word on success, or does not end soon."""
+    (episode,) = play_new(RandomPlayer(), config, 1, 0, PATIENCE)
+    return episode.success is not None or episode.length >= PATIENCE
 
 
 def delay_argument(config: Config) -> str:
@@ -46,7 +55,7 @@ def delay_argument(config: Config) -> str:
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     """Success by delay, with memory and with memory off, and the memory horizon."""
     argument = delay_argument(subject.config)
-    trained = _trained(subject.config, argument)
+    trained = _trained(subject, argument)
     found: dict[int, dict[str, Any]] = {}
 
     def solves(delay: int) -> bool:
@@ -84,8 +93,11 @@ def search(solves: Callable[[int], bool], trained: int, longest: int) -> tuple[i
     return good, bad
 
 
-def _trained(config: Config, argument: str) -> int:
+def _trained(subject: Subject, argument: str) -> int:
     """The delay of training: the argument, or its default."""
+    config = subject.config
+    if subject.learned and subject.learned.env == config.env:
+        config = subject.learned
     if argument in config.env_kwargs:
         return int(config.env_kwargs[argument])
     env = make(config.known_env, config.env_kwargs, config.wrappers)
@@ -108,9 +120,7 @@ def _success(subject: Subject, budget: Budget, delay: int, tell: Tell) -> dict[s
     for name, forget in (("memory", never), ("memory_off", always)):
         player, what = player_of(subject.agent, forget=forget), f"delay {delay:,}, {name}"
         episodes = play_new(player, subject.config, *of, tell, what)
-        report[name] = summary(episodes)["success"]
-        if report[name] is None:
-            raise ValueError(f"{subject.config.env} does not report info['is_success'].")
+        report[name] = rate_ci([bool(episode.success) for episode in episodes])
     return report
 
 

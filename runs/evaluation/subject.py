@@ -32,10 +32,10 @@ def load_subject(
         ValueError: where the folder is not a run, its newest checkpoint is missing or damaged, or
             the environment is not there or has other spaces.
     """
-    agent, config = load_run(run, device)
-    kept = {} if env and env != config.env else config.env_kwargs
-    config = replace(config, env=env or config.env, env_kwargs=kept | (env_kwargs or {}))
-    subject = Subject(run, agent, config)
+    agent, learned = load_run(run, device)
+    kept = {} if env and env != learned.env else learned.env_kwargs
+    config = replace(learned, env=env or learned.env, env_kwargs=kept | (env_kwargs or {}))
+    subject = Subject(run, agent, config, learned)
     _check_spaces(subject)
     return subject
 

@@ -29,6 +29,8 @@ class Subject:
     agent: Any
     """An Agent, or a baseline: whoever acts by the same verbs, or a player by itself."""
     config: Config
+    learned: Config | None = None
+    """The settings it learned with, where they are others."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from runs.bench import patterns
 from runs.bench.latent_training import Films, Stage, batch, schedule, with_noise
+from runs.bench.patterns import PATTERNS, Plan, backbone_size, sized
 from runs.bench.patterns_view import psnr, questions
 from runs.cli import main
 
@@ -86,6 +87,12 @@ def test_every_pattern_learns_from_the_same_batches() -> None:
     row, column = actions // 40, actions % 40
     assert torch.equal(latents.argmax(-1), films.latents[row, column].long())
     assert not torch.equal(actions, batch(films, stage, 0, 8, 4)[1])
+
+
+def test_patterns_are_of_one_size() -> None:
+    """Fails where the comparison would compare sizes instead of architectures."""
+    sizes = [backbone_size(sized(Plan().model, name)) for name in PATTERNS]
+    assert max(sizes) < 1.05 * min(sizes)
 
 
 def test_noise_leaves_the_beginning_alone() -> None:

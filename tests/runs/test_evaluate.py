@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,27 @@ def test_a_memory_without_end_is_limited_by_the_steps_allowed() -> None:
     report = horizon.measure(*known(), quiet)
     assert (report["horizon"], report["failed"]) == (199, None)
     assert "longer ones were not tried" in horizon.verdict(report)
+
+
+def test_a_task_that_hides_success_has_no_horizon(tmp_path: Path) -> None:
+    """Fails where that comes out after an hour of play."""
+    lines = [
+        "from envs.tmaze import TMaze",
+        "class Mute(TMaze):",
+        "    def step(self, action):",
+        "        return *super().step(action)[:4], {}",
+    ]
+    (tmp_path / "mute.py").write_text("\n".join(lines))
+    mute = Config(env=f"{tmp_path}/mute.py:Mute", env_kwargs={"length": 8})
+    assert "is_success" in horizon.missing(replace(known()[0], config=mute))
+    assert not horizon.missing(known()[0])
+
+
+def test_the_delay_of_training_stays_what_it_was() -> None:
+    """Fails where a run that is measured at another delay seems to have learned there."""
+    subject, budget = known()
+    report = horizon.measure(replace(known(48)[0], learned=subject.config), budget, quiet)
+    assert report["trained"] == 24
 
 
 def test_no_memory_has_no_horizon() -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from runs import checkpoint
+from runs import checkpoint, machine
 from runs.config import Config
 from worldmodel.config import from_dict
 
@@ -101,7 +101,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def write_config(path: Path, config: Config, recipe: str | None, scan: str) -> None:
     """Write config.json, which makes a folder a run; `scan` is the body that it began with."""
-    form = {"version": version(), "recipe": recipe, "scan": scan, "config": asdict(config)}
+    made = {"version": version(), "commit": machine.commit(), "machine": machine.describe()}
+    form = made | {"recipe": recipe, "scan": scan, "config": asdict(config)}
     write_json(path / CONFIG, form)
 
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from runs import folder
-from runs.bench import machine, plot
+from runs import folder, machine
+from runs.bench import plot
 from runs.bench.figures import FIGURES, Found, Say, Scale, judge, tiny
 from runs.bench.footprint import footprint
 from runs.bench.peer import peer

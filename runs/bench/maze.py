@@ -23,8 +23,8 @@ from envs.memory_maze.motion import CELL, HEADING, TURN, X, Y
 from envs.memory_maze.oracle import Oracle, wander
 from envs.memory_maze.world import SIZES, World
 from envs.mujoco_memory_maze import MuJoCoMemoryMaze, load_tasks
-from runs import folder
-from runs.bench import machine, timing
+from runs import folder, machine
+from runs.bench import timing
 
 RESULTS = Path(__file__).parents[1] / "results" / "memory-maze"
 PUBLISHED = {"9x9": 34.8, "11x11": 58.0, "13x13": 74.5, "15x15": 87.7}  # mean max, Pasukonis et al.

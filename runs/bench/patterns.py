@@ -23,8 +23,7 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.replay import ReplayConfig
 from envs import EnvStreams
-from runs import folder
-from runs.bench import machine
+from runs import folder, machine
 from runs.bench.latent_training import Films, Say, Stage, film, learn_codec, learn_transition
 from runs.bench.patterns_view import picture, questions, table
 from runs.config import Config

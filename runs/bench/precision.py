@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runs.bench import machine
+from runs import machine
 from runs.bench.figures import Found, Say, Scale
 from runs.bench.subject import Training, random_records
 from runs.bench.timing import interleave, ratio

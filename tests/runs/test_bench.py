@@ -15,7 +15,8 @@ from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from runs.bench import context, machine, peer, precision
+from runs import machine
+from runs.bench import context, peer, precision
 from runs.bench.figures import FIGURES, Scale, judge, tiny
 from runs.bench.footprint import Request, measure
 from runs.bench.rollout import carry_bytes

@@ -203,7 +203,9 @@ def test_a_run_is_what_was_asked_for(
     said = capsys.readouterr().out
     assert "Replay: up to 8,000 records, 0." in said
     assert "scan: torch (chosen automatically)" in said
-    assert json.loads((run / "config.json").read_text())["scan"] == "torch"
+    form = json.loads((run / "config.json").read_text())
+    assert form["scan"] == "torch"
+    assert form["machine"]["cores"] > 0
     assert "steps 61/60" in said or "steps 60/60" in said
     lines = zip(("evaluate ", "--logdir ", "--resume "), said.splitlines()[-3:], strict=True)
     assert all(command in line for command, line in lines)

@@ -1,7 +1,8 @@
-"""What a measurement was made on."""
+"""What a run or a measurement was made on, and by which code."""
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def describe() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "load_before": load(),
     }
+
+
+def commit() -> str:
+    """The commit of clew's source, with "-dirty" where files differ; empty where there is none."""
+    source = Path(__file__).parents[1]
+    if not (source / ".git").exists():  # installed, perhaps inside somebody else's repository
+        return ""
+    ask = ("git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12")
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def bf16() -> list[str]:

@@ -15,6 +15,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "compare",
+    "report",
     "baseline",
     "collect",
     "bench",
@@ -34,6 +35,7 @@ Train agents that find their way by remembering.
   clew train --resume RUN       go on with a run that was interrupted, or for more --steps
   clew evaluate RUN             what it earns, and how far back it remembers (--suite)
   clew compare RUN RUN ...      runs side by side, and seeds together
+  clew report results           the table of what is solved, rebuilt from runs/results/
   clew baseline KIND --env ID   PPO, RecurrentPPO, random or oracle, evaluated alike
   clew bench context            what a long context costs here, all backbones side by side
   clew bench patterns           what all patterns of layers remember of a maze, compared

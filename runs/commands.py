@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -18,7 +18,7 @@ from envs.loading import absolute
 from runs import check_env as check_env_module
 from runs import collect as collect_module
 from runs import doctor as doctor_module
-from runs import folder, session
+from runs import folder, session, standings
 from runs.baselines import session as baseline_session
 from runs.baselines.policy import BaselineConfig
 from runs.bench import context, patterns
@@ -115,6 +115,20 @@ class CompareArguments:
     """Folders of runs."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("outputs/comparison")
     """Where the page goes; another number is added where that exists."""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Rebuild README's table of what is solved, and its curves, from the results that are kept."""
+
+    what: Positional[Literal["results"]]
+    """results: what is kept in runs/results/."""
+    add: Annotated[tuple[Path, ...], arg(metavar="RUN")] = ()
+    """Evaluated runs to keep there first."""
+    results: Annotated[Path, arg(metavar="DIR")] = standings.RESULTS
+    """Where results are kept."""
+    readme: Annotated[Path, arg(metavar="FILE")] = Path("README.md")
+    """What the table is written to."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +362,17 @@ def bench_patterns(arguments: list[str]) -> int:
     console.print(f"Written to {out / patterns.RESULT}", soft_wrap=True)
     if asked.json:
         print(json.dumps(report, indent=1))
+    return 0
+
+
+def report(arguments: list[str]) -> int:
+    """`clew report`."""
+    asked = _parse(ReportArguments, "report", arguments)
+    with folder.refusing():
+        for run in asked.add:
+            print(f"Kept in {standings.add(run, asked.results)}")
+        standings.rebuild(asked.results, asked.readme)
+    print(f"The table in {asked.readme} is that of {asked.results}")
     return 0
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from runs import folder
 from runs.evaluation.report import Page, newest_report
-from runs.evaluation.statistics import iqm_ci, rate_ci, written
+from runs.evaluation.statistics import Measure, iqm_ci, rate_ci, written
 from runs.evaluation.suite import Report, Sheet
 from runs.evaluation.suites import SUITES
 
@@ -75,10 +75,11 @@ def together(found: Reports) -> list[Sheet]:
         if "return" in reports:
             groups[_settings(run)].append(run)
     rows = [
-        (", ".join(run.name for run in runs), who, *_joint(found, runs, who))
+        (", ".join(run.name for run in runs), who, *map(written, joint(reports, who)))
         for runs in groups.values()
         if len(runs) > 1
-        for who in found[runs[0]]["return"]["players"]
+        for reports in [[found[run]["return"] for run in runs]]
+        for who in reports[0]["players"]
     ]
     columns = ("runs", "player", "return, interquartile mean", "success")
     return [Sheet("Seeds together", columns, rows)] if rows else []
@@ -89,12 +90,13 @@ def _settings(run: Path) -> str:
     return json.dumps([recipe, asdict(config) | {"seed": 0, "threads": 0}], sort_keys=True)
 
 
-def _joint(found: Reports, runs: Sequence[Path], who: str) -> tuple[str, str]:
-    each = [found[run]["return"]["players"][who]["each"] for run in runs]
+def joint(reports: Sequence[Report], who: str) -> tuple[Measure, Measure | None]:
+    """Return and, where it is told, success of a player over the episodes of several runs."""
+    each = [report["players"][who]["each"] for report in reports]
     successes = [bool(value) for part in each for value in part["success"]]
     reported = any(value is not None for part in each for value in part["success"])
     share = rate_ci(successes) if reported else None
-    return written(iqm_ci([part["return"] for part in each])), written(share)
+    return iqm_ci([part["return"] for part in each]), share
 
 
 def write(found: Reports, out: Path) -> Path:

@@ -286,8 +286,10 @@ def compare(arguments: list[str]) -> int:
 def _some(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     if not runs:
         raise ValueError("Name a run's folder, or several: outputs/NAME.")
-    each = {run.resolve(): run for run in reversed(runs)}
-    return tuple(run if run.name else known for known, run in reversed(each.items()))
+    each: dict[Path, Path] = {}
+    for run in runs:
+        each.setdefault(run.resolve(), run)
+    return tuple(run if run.name else known for known, run in each.items())
 
 
 def check_env(arguments: list[str]) -> int:

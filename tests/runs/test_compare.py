@@ -82,6 +82,7 @@ def test_no_run_counts_twice(
     page = (tmp_path / "side" / "report.html").read_text()
     assert page.count(f"<tr><td>{copied}</td>") == 1
     assert page.count(f"<tr><td>{again}</td>") == 1
+    assert page.index(f"<tr><td>{copied}</td>") < page.index(f"<tr><td>{again}</td>")
 
 
 def test_seeds_measured_in_different_tasks_are_not_one(
@@ -139,6 +140,21 @@ def test_environments_that_say_success_alone(copied: Path) -> None:
     assert found["players"]["random"]["success"]["rate"] == 0.0
     assert found["players"]["greedy"]["success"]["rate"] == 1.0
     assert not list(copied.glob("evaluation-2/*.gif"))
+
+
+def test_an_environment_keeps_its_arguments_by_another_path(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a run's own environment, named by a shorter path, is taken for another one."""
+    form = json.loads((copied / "config.json").read_text())
+    form["config"] |= {
+        "env": f"{Path(__file__).resolve()}:OnlySuccess",
+        "env_kwargs": {"length": 7},
+    }
+    (copied / "config.json").write_text(json.dumps(form))
+    monkeypatch.chdir(Path(__file__).parent)
+    subject = load_subject(copied, "./test_compare.py:OnlySuccess")
+    assert subject.config.env_kwargs == {"length": 7}
 
 
 def test_memory_is_not_claimed_for_noise() -> None:

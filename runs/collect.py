@@ -28,6 +28,7 @@ from envs.loading import absolute
 from envs.recorder import Policy, Recorder, disk_bytes, write_dataset
 from runs import folder
 from runs.config import Config
+from runs.evaluation.play import OraclePlayer, RandomPlayer
 from runs.evaluation.subject import load_run
 from runs.evaluation.suite import Budget
 from runs.session import env_name, program
@@ -268,7 +269,11 @@ def _agent(asked: CollectArguments, streams: EnvStreams) -> tuple[Policy, str]:
             f"There is no policy {asked.policy!r}: it is {', '.join(POLICIES)}, or the folder of a "
             "run."
         )
-    agent, config = load_run(run, asked.device)
+    agent, config, _ = load_run(run, asked.device)
+    if isinstance(agent, RandomPlayer | OraclePlayer):
+        raise ValueError(
+            f"{run} learned nothing to act by: take --policy random or oracle instead."
+        )
     if config.model_only:
         raise ValueError(f"{run} learned the world model alone: it has no policy to act by.")
     for what in ("observation_space", "action_space"):

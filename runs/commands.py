@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -299,7 +300,10 @@ def compare(arguments: list[str]) -> int:
 def _some(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     if not runs:
         raise ValueError("Name a run's folder, or several: outputs/NAME.")
-    return tuple(dict.fromkeys(runs))
+    each: dict[Path, Path] = {}
+    for run in runs:
+        each.setdefault(run.resolve(), run)
+    return tuple(run if run.name else known for known, run in each.items())
 
 
 def check_env(arguments: list[str]) -> int:
@@ -351,13 +355,16 @@ def bench_context(arguments: list[str]) -> int:
 
 def bench_patterns(arguments: list[str]) -> int:
     """`clew bench patterns`."""
-    with folder.refusing():
-        asked = _parse(BenchPatternsArguments, "bench patterns", arguments)
-        out = Path(asked.out) if asked.out else patterns.default_folder()
-        plan = patterns.tiny(asked.plan) if asked.quick else asked.plan
-        patterns.claim(plan, out)
-    console = Console(stderr=asked.json)
-    report = patterns.bench(plan, out, asked.jobs, console)
+    with ExitStack() as held:
+        with folder.refusing():
+            asked = _parse(BenchPatternsArguments, "bench patterns", arguments)
+            out = Path(asked.out) if asked.out else patterns.default_folder()
+            plan = patterns.tiny(asked.plan) if asked.quick else asked.plan
+            patterns.check(plan)
+            patterns.claim(plan, out)
+            held.enter_context(folder.locked(out))
+        console = Console(stderr=asked.json)
+        report = patterns.bench(plan, out, asked.jobs, console)
     patterns.show(report, console)
     console.print(f"Written to {out / patterns.RESULT}", soft_wrap=True)
     if asked.json:

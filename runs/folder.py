@@ -63,14 +63,16 @@ def claim(path: Path, exact: bool) -> Iterator[Path]:
         raise
 
 
-def make(path: Path, exact: bool = False) -> Path:
-    """Make an empty folder, which no other process has; another number is added to a taken name.
+def make(path: Path, exact: bool = False, number: int = 1) -> Path:
+    """Make an empty folder, which no other process has; a number is added to a taken name.
+
+    The first one that is tried is `number`; 1 is the name itself.
 
     Raises:
         ValueError: where it has to be this `exact` one and is taken, or cannot be made.
     """
-    number, free = 1, path
     while True:
+        free = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
             free.mkdir(parents=True)
             return free
@@ -83,7 +85,6 @@ def make(path: Path, exact: bool = False) -> Path:
                     f"--name, or go on with it: clew train --resume {free}"
                 ) from error
             number += 1
-            free = path.with_name(f"{path.name}-{number}")
         except OSError as error:
             raise ValueError(f"The folder {free} cannot be made: {error}.") from error
 

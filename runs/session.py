@@ -95,7 +95,7 @@ def _evaluate(console: Console, trainer: Trainer) -> None:
     if not config.evaluation_episodes or config.model_only:
         return
     console.print(f"Evaluating {config.evaluation_episodes} new episodes.")
-    subject = Subject(trainer.folder, trainer.agent, config)
+    subject = Subject(trainer.folder, trainer.agent, config, steps=trainer.env_steps)
     try:
         evaluate(subject, [returns.SUITE], Budget(config.evaluation_episodes), console)
     except (KeyboardInterrupt, EnvFailedError, ContractError):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from envs import EnvStreams
+from envs import EnvStreams, Record
 from worldmodel.model import WorldModel
 from worldmodel.spaces import flatten_observation
 
@@ -23,6 +23,7 @@ BETAS = (0.9, 0.95)
 WARMUP, COOLDOWN = 50, 0.3  # updates; share of all updates
 AT_ONCE = 256  # frames
 NOISY, DROWNED = 0.75, 0.4  # shares of the rows that are noisy, and whose frames are all noise
+MOST_CLASSES = 256  # that a byte can tell apart
 SPREAD = 4  # steps between two batches of frames for the codec
 
 Say = Callable[[str], None]
@@ -84,7 +85,9 @@ def _episode(model: WorldModel, streams: EnvStreams, frames: int) -> tuple[Tenso
     space = streams.action_space
     action = np.zeros((streams.num_envs, *(space.shape or ())), space.dtype)
     seen, taken = [], []
-    for _ in range(frames):
+    for step in range(frames):
+        if step:
+            check_goes_on(record, frames)
         observation = flatten_observation(model.codec.names, record.observation)
         tensors = {name: torch.as_tensor(value) for name, value in observation.items()}
         with torch.no_grad():
@@ -93,6 +96,18 @@ def _episode(model: WorldModel, streams: EnvStreams, frames: int) -> tuple[Tenso
         action = streams.explore()
         record = streams.step(action)
     return torch.stack(seen, 1), torch.stack(taken, 1)
+
+
+def check_goes_on(record: Record, frames: int) -> None:
+    """See that no episode begins in the middle of a film, which no model would be told of.
+
+    Raises:
+        ValueError: where one does.
+    """
+    if record.is_first.any():
+        raise ValueError(
+            f"An episode ended before frames = {frames}, the length of a film: ask for fewer."
+        )
 
 
 def learn_transition(

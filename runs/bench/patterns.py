@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -24,12 +25,21 @@ from agent.agent import Agent
 from agent.replay import ReplayConfig
 from envs import EnvStreams
 from runs import folder, machine
-from runs.bench.latent_training import Films, Say, Stage, film, learn_codec, learn_transition
+from runs.bench.latent_training import (
+    MOST_CLASSES,
+    Films,
+    Say,
+    Stage,
+    check_goes_on,
+    film,
+    learn_codec,
+    learn_transition,
+)
 from runs.bench.patterns_view import picture, questions, table
 from runs.config import Config
 from runs.evaluation import recall
 from runs.evaluation.subject import load_subject
-from runs.evaluation.suite import Budget, quiet
+from runs.evaluation.suite import Budget, Subject, quiet
 from runs.train import make_streams
 from worldmodel.backbone import Backbone
 from worldmodel.layers import Sizes
@@ -77,6 +87,13 @@ class Plan:
         for name in ("episodes", "frames", "codec_updates", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must not be negative.")
+        if self.model.classes > MOST_CLASSES:
+            raise ValueError(
+                f"model.classes = {self.model.classes} must be at most {MOST_CLASSES}, as films "
+                "are kept in bytes."
+            )
         longest = max(stage.frames for stage in self.stages)
         if longest > self.frames:
             raise ValueError(
@@ -96,12 +113,28 @@ def tiny(plan: Plan) -> Plan:
 def bench(plan: Plan, out: Path, jobs: int, console: Console) -> dict[str, Any]:
     """Learn and measure whatever is not finished in `out`; the report, which lies there too."""
     _prepare(plan, out, lambda text: _say(console, text))
-    waiting = [name for name in plan.patterns if not _report(out, name).exists()]
+    waiting = [name for name in dict.fromkeys(plan.patterns) if not _report(out, name).exists()]
     work = partial(learn_and_measure, plan, out)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         for name, report in zip(waiting, pool.map(work, waiting), strict=True):
             _say(console, f"{name}: finished, {report['seconds']:,.0f} s")
     return collect(plan, out)
+
+
+def check(plan: Plan) -> None:
+    """See, before anything is learned, that films can be made there and memory be measured.
+
+    Raises:
+        ValueError: where it cannot, or episodes are shorter than films.
+    """
+    config = _config(plan, PATTERNS[0])
+    with closing(make_streams(config, 1, plan.seed)) as streams:
+        agent = _agent(plan, PATTERNS[0], streams)
+        if lacks := recall.missing(Subject(Path(), agent, config)):
+            raise ValueError(f"Memory cannot be measured in {plan.env}: {lacks}.")
+        streams.reset()
+        for _ in range(plan.frames - 1):
+            check_goes_on(streams.step(streams.explore()), plan.frames)
 
 
 def claim(plan: Plan, out: Path) -> None:

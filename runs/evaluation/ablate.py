@@ -6,14 +6,14 @@ and again, so that it never reaches back further than so many steps.
 """
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from envs import Episode
 from runs.evaluation.play import Forget, never, play_new, player_of
-from runs.evaluation.returns import summary
-from runs.evaluation.statistics import interval_of, value_of, written
+from runs.evaluation.returns import says_success, summary
+from runs.evaluation.statistics import interval_of, surely_more, value_of, written
 from runs.evaluation.suite import (
     Budget,
     Report,
@@ -40,18 +40,23 @@ def every(span: int, steps: np.ndarray) -> np.ndarray:
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     """Return and success with memory whole, cleared once, and of limited reach."""
-    whole = _measured(subject, budget, never, tell, "memory whole")
-    length = round(whole["length"]["mean"])
-    report: Report = {"whole": whole, "once": [], "every": []}
-    for at in moments(length):
-        name = f"cleared once, after {at:,} steps"
-        found = _measured(subject, budget, partial(once, at), tell, name)
-        report["once"].append({"steps": at, **found})
-    for span in spans(length):
-        name = f"cleared every {span:,} steps"
-        found = _measured(subject, budget, partial(every, span), tell, name)
-        report["every"].append({"steps": span, **found})
-    return report
+    whole = _played(subject, budget, never, tell, "memory whole")
+    length = round(float(np.mean([episode.length for episode in whole])))
+    played = {
+        kind: {
+            steps: _played(
+                subject, budget, partial(way, steps), tell, f"{NAMES[kind]} {steps:,} steps"
+            )
+            for steps in choose(length)
+        }
+        for kind, way, choose in (("once", once, moments), ("every", every, spans))
+    }
+    reported = says_success(whole, *(part for parts in played.values() for part in parts.values()))
+    found = {
+        kind: [{"steps": steps, **summary(part, reported)} for steps, part in parts.items()]
+        for kind, parts in played.items()
+    }
+    return {"whole": summary(whole, reported), **found}
 
 
 def moments(length: int) -> list[int]:
@@ -64,12 +69,12 @@ def spans(length: int) -> list[int]:
     return [4**power for power in range(20) if 4**power < length] or [1]
 
 
-def _measured(
+def _played(
     subject: Subject, budget: Budget, forget: Forget, tell: Tell, what: str
-) -> dict[str, Any]:
+) -> list[Episode]:
     player = player_of(subject.agent, forget=forget)
     of = budget.episodes, budget.seed, budget.max_steps
-    return summary(play_new(player, subject.config, *of, tell, what))
+    return play_new(player, subject.config, *of, tell, what)
 
 
 def sheets(report: Report) -> list[Sheet]:
@@ -85,12 +90,16 @@ def sheets(report: Report) -> list[Sheet]:
 
 
 def headline(report: Report) -> dict[str, str]:
-    """What a comparison shows: the shortest reach of memory that keeps 90 % of what it earns."""
+    """What a comparison shows: the shortest reach of memory that keeps 90 % of what it earns.
+
+    None where it earns no more, for sure, than with memory off.
+    """
     key = "success" if report["whole"]["success"] else "return"
-    floor, whole = (value_of(found[key]) for found in (report["every"][0], report["whole"]))
+    off, on = report["every"][0][key], report["whole"][key]
+    floor, whole = value_of(off), value_of(on)
     enough = (f for f in report["every"] if value_of(f[key]) >= floor + 0.9 * (whole - floor))
     least = next((f"{found['steps']:,} steps" for found in enough), "all of the episode")
-    return {"memory needed": least if whole > floor else "none"}
+    return {"memory needed": least if surely_more(on, off) else "none"}
 
 
 def figures(report: Report) -> dict[str, Figure]:

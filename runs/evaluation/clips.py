@@ -42,11 +42,20 @@ def _film(player: Player, config: Config, seed: int, longest: int) -> Clip:
             picture = streams.render()[0] if renders else _picture(record.observation)
             if picture is None:
                 return []
-            clip.append(np.array(picture))
+            clip.append(_checked(picture))
             if record.is_last[0]:
                 break
             record = streams.step(player.act(record))
     return clip
+
+
+def _checked(picture: Any) -> np.ndarray:
+    """A copy of what a video can be made of; else a ValueError."""
+    frame = np.array(picture)
+    if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+        found = f"{frame.dtype} of shape {frame.shape}"
+        raise ValueError(f"its picture is {found}, and should be uint8 (height, width, 3)")
+    return frame
 
 
 def _render_modes(config: Config) -> list[str]:

@@ -1,7 +1,7 @@
 """Runs side by side: the newest report of every suite, in one table and one page.
 
-Runs that differ in nothing but their seed are summed up as well, by the interquartile mean over all
-their episodes with a stratified bootstrap interval (Agarwal et al. 2021).
+Runs that differ in nothing but their seed, and were evaluated in the same task, are summed up as
+well, by the interquartile mean of what each earns (Agarwal et al. 2021). A seed counts once.
 """
 
 import json
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from runs import folder
 from runs.evaluation.report import Page, newest_report
-from runs.evaluation.statistics import Measure, iqm_ci, rate_ci, written
+from runs.evaluation.statistics import Measure, iqm_ci, rates_ci, written
 from runs.evaluation.suite import Report, Sheet
 from runs.evaluation.suites import SUITES
 
@@ -42,12 +42,19 @@ def sheets(found: Reports) -> list[Sheet]:
     """All runs in one table, and seeds of the same settings together in another."""
     lines = {run: headlines(reports) for run, reports in found.items()}
     columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    names = short_names(list(found))
     rows = [
-        (run.name, *(line.get(name, "not measured") for name in columns))
+        (names[run], *(line.get(name, "not measured") for name in columns))
         for run, line in lines.items()
     ]
     tables = [Sheet("Runs side by side", ("run", *columns), rows, differences(found))]
     return [*tables, *together(found)]
+
+
+def short_names(runs: Sequence[Path]) -> dict[Path, str]:
+    """The names of runs; of those that have the same one, the paths."""
+    names = [run.name for run in runs]
+    return {run: run.name if names.count(run.name) == 1 else str(run) for run in runs}
 
 
 def headlines(reports: dict[str, Report]) -> dict[str, str]:
@@ -61,8 +68,9 @@ def headlines(reports: dict[str, Report]) -> dict[str, str]:
 def differences(found: Reports) -> str:
     """What was not the same for all, so that nobody compares it without knowing."""
     notes = []
-    for key in ("env", "env_kwargs", "episodes", "seed"):
-        values = {json.dumps(r[key]) for reports in found.values() for r in reports.values()}
+    every = [report for reports in found.values() for report in reports.values()]
+    for key in ("env", "env_kwargs", "episodes", "seed", "max_steps"):
+        values = {json.dumps(report[key]) for report in every if key in report}
         if len(values) > 1:
             notes.append(f"{key} differs: {', '.join(sorted(values))}.")
     return " ".join(notes)
@@ -70,13 +78,15 @@ def differences(found: Reports) -> str:
 
 def together(found: Reports) -> list[Sheet]:
     """Runs of the same settings but for the seed, as one."""
-    groups: dict[str, list[Path]] = defaultdict(list)
+    groups: dict[str, dict[int, Path]] = defaultdict(dict)
     for run, reports in found.items():
         if "return" in reports:
-            groups[_settings(run)].append(run)
+            settings, seed = _settings(run, reports["return"])
+            groups[settings].setdefault(seed, run)
+    names = short_names(list(found))
     rows = [
-        (", ".join(run.name for run in runs), who, *map(written, joint(reports, who)))
-        for runs in groups.values()
+        (", ".join(names[run] for run in runs), who, *map(written, joint(reports, who)))
+        for runs in (list(group.values()) for group in groups.values())
         if len(runs) > 1
         for reports in [[found[run]["return"] for run in runs]]
         for who in reports[0]["players"]
@@ -85,17 +95,20 @@ def together(found: Reports) -> list[Sheet]:
     return [Sheet("Seeds together", columns, rows)] if rows else []
 
 
-def _settings(run: Path) -> str:
+def _settings(run: Path, report: Report) -> tuple[str, int]:
+    """What runs must share to be seeds of the same, with the task they were measured in; a seed."""
     config, recipe = folder.read_config(run)
-    return json.dumps([recipe, asdict(config) | {"seed": 0, "threads": 0}], sort_keys=True)
+    task = [report.get(key) for key in ("env", "env_kwargs", "max_steps")]
+    shared = asdict(config) | {"seed": 0, "threads": 0}
+    return json.dumps([recipe, shared, task], sort_keys=True), config.seed
 
 
 def joint(reports: Sequence[Report], who: str) -> tuple[Measure, Measure | None]:
     """Return and, where it is told, success of a player over the episodes of several runs."""
     each = [report["players"][who]["each"] for report in reports]
-    successes = [bool(value) for part in each for value in part["success"]]
+    successes = [list(map(bool, part["success"])) for part in each]
     reported = any(value is not None for part in each for value in part["success"])
-    share = rate_ci(successes) if reported else None
+    share = rates_ci(successes) if reported else None
     return iqm_ci([part["return"] for part in each]), share
 
 
@@ -110,10 +123,11 @@ def curves(runs: Sequence[Path]) -> dict[str, Figure]:
     """Return in training, by environment steps and by hours."""
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     steps, hours = figure.subplots(1, 2, sharey=True)
+    names = short_names(runs)
     for run in runs:
         lines = [line for line in metrics(run) if "episode/return" in line]
         returns = [line["episode/return"] for line in lines]
-        steps.plot([line["env_steps"] for line in lines], returns, label=run.name)
+        steps.plot([line["env_steps"] for line in lines], returns, label=names[run])
         hours.plot([line["time"]["seconds"] / 3600 for line in lines], returns)
     steps.set(xlabel="environment steps", ylabel="return in training")
     hours.set(xlabel="hours")

@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from runs import folder
-from runs.evaluation.report import FOLDER, Page
-from runs.evaluation.subject import steps_of
+from runs.evaluation.report import Page, new_folder
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
 
@@ -21,7 +19,7 @@ def evaluate(
 
     That the suites can measure it is for the caller to see (`check_suites`), before any play.
     """
-    path = folder.make(subject.run / FOLDER)
+    path = new_folder(subject.run)
     about, reports = describe(subject, budget), {}
     page = Page(path, f"Evaluation of {subject.run.name}", about)
     for suite in suites:
@@ -39,11 +37,12 @@ def describe(subject: Subject, budget: Budget) -> Report:
     config = subject.config
     return {
         "run": subject.run.name,
-        "steps": steps_of(folder.newest_checkpoint(subject.run)),
+        "steps": subject.steps,
         "env": config.env,
         "env_kwargs": config.env_kwargs,
         "episodes": budget.episodes,
         "seed": budget.seed,
+        "max_steps": budget.max_steps,
     }
 
 

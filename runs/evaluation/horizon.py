@@ -18,7 +18,7 @@ from envs.registry import make
 from runs.config import Config
 from runs.evaluation import dreamed
 from runs.evaluation.play import RandomPlayer, always, never, play_new, player_of
-from runs.evaluation.statistics import rate_ci, written
+from runs.evaluation.statistics import rate_ci, surely_more, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
 SOLVED = 0.9
@@ -64,7 +64,7 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
             found[delay] = _success(replace(subject, config=config), budget, delay, tell)
         return found[delay]["memory"]["rate"] >= SOLVED
 
-    horizon, failed = search(solves, trained, budget.max_steps - 1)
+    horizon, failed = search(solves, trained, max(1, budget.max_steps - 1))
     by_delay = [{"delay": delay, **found[delay]} for delay in sorted(found)]
     return {
         "argument": argument,
@@ -146,7 +146,11 @@ def verdict(report: Report) -> str:
         return f"No memory horizon: not even a delay of {failed:,} is solved (90 %)."
     until = "; longer ones were not tried" if failed is None else f", and {failed:,} is not solved"
     share = f"{horizon / trained:.2g} times the delay of training"
-    return f"Memory horizon: {horizon:,} steps, {share}{until}."
+    text = f"Memory horizon: {horizon:,} steps, {share}{until}."
+    (at,) = (point for point in report["by_delay"] if point["delay"] == horizon)
+    if surely_more(at["memory"], at["memory_off"]):
+        return text
+    return f"{text} It is not surely better there than with memory off: that may need no memory."
 
 
 def figures(report: Report) -> dict[str, Figure]:

@@ -148,13 +148,12 @@ def _drawn(cells: np.ndarray, around: np.ndarray) -> np.ndarray:
 class Odometer:
     """The floor of integrated actions: how each action moves a body on average, added up.
 
-    Learned from episodes: the mean motion of each action after each other one. It never sees
-    anything, so what it knows, such as that where it has been there is no wall, needs no memory of
-    anything seen.
+    Learned from episodes: the mean motion of each of `count` actions after each other one; one that
+    is not in them stands still. It never sees anything, so what it knows, such as that where it has
+    been there is no wall, needs no memory of anything seen.
     """
 
-    def __init__(self, walks: Sequence[Walk]) -> None:
-        count = 1 + int(max(one.actions.max() for one in walks))
+    def __init__(self, walks: Sequence[Walk], count: int) -> None:
         sums, times = np.zeros((count + 1, count, 3)), np.zeros((count + 1, count, 1))
         for one in walks:
             before = np.concatenate([[count], one.actions[:-1]])

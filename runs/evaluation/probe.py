@@ -90,7 +90,8 @@ def _episodes(budget: Budget) -> int:
 def bounds(walks: Sequence[Walk], times: Sequence[np.ndarray]) -> Inputs:
     """What the bounds know; the odometer learns from the episodes that probes learn from."""
     pairs = list(zip(walks, times, strict=True))
-    odometer = Odometer(walks[: _split(len(walks))[0]])
+    count = 1 + int(max(one.actions.max() for one in walks))
+    odometer = Odometer(walks[: _split(len(walks))[0]], count)
     added = [odometer.features(one, at) for one, at in pairs]
     seen, short = [all_seen(one, at) for one, at in pairs], vectors_in(walks[0])
     return {

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from runs.evaluation.statistics import written
+from runs.evaluation.statistics import surely_more, written
 from runs.evaluation.suite import Report, Sheet
 
 WAYS = {
@@ -56,16 +56,12 @@ def verdict(part: dict[str, Any]) -> str:
     ways = part["ways"]
     floor = max(FLOORS, key=lambda way: ways[way]["psnr"]["mean"])
     dreamed, other = ways["dream"]["psnr"], ways[floor]["psnr"]
-    low, high = (_end(dreamed, 0), _end(other, 1))
-    means = "it remembers what it watched" if low > high else "that shows no memory"
+    remembers = all(surely_more(dreamed, ways[way]["psnr"]) for way in FLOORS)
+    means = "it remembers what it watched" if remembers else "that shows no memory"
     return (
         f"The dream reaches {dreamed['mean']:.2f} dB, its highest floor ({WAYS[floor]}) "
         f"{other['mean']:.2f} dB: {means}."
     )
-
-
-def _end(measure: dict[str, Any], which: int) -> float:
-    return measure["ci95"][which] if measure["ci95"] else measure["mean"]
 
 
 def _by_age(part: dict[str, Any]) -> Sheet:

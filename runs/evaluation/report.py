@@ -1,12 +1,13 @@
 """A folder of reports: evaluation/<suite>.json, pictures, short videos, and report.html.
 
 report.html holds all of it in itself, so that it can be opened from a disk and passed on. A folder
-that exists is left as it is; the next one is called evaluation-2.
+that exists is left as it is; the next one is called evaluation-2. The highest number is the newest.
 """
 
 import base64
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -33,13 +34,23 @@ body{background:#111;color:#ddd}td,th{border-color:#444}img{background:#fff}}"""
 
 def newest_report(run: Path, suite: str) -> Report | None:
     """The newest report of a suite on a run."""
-    found = [path for path in run.glob(f"{FOLDER}*/{suite}.json")]
-    newest = max(found, key=lambda path: _number(path.parent), default=None)
-    return json.loads(newest.read_text()) if newest else None
+    found = [path for _, part in _numbered(run) if (path := part / f"{suite}.json").is_file()]
+    return json.loads(found[-1].read_text()) if found else None
 
 
-def _number(path: Path) -> int:
-    return int(path.name.partition("-")[2] or 1)
+def new_folder(run: Path) -> Path:
+    """Make the folder of the next reports; its number is the highest, whichever were removed."""
+    last = max((number for number, _ in _numbered(run)), default=0)
+    return folder.make(run / FOLDER, number=last + 1)
+
+
+def _numbered(run: Path) -> list[tuple[int, Path]]:
+    """The folders of reports, oldest first; others, such as `evaluation-old`, are left alone."""
+    found = [(_NAME.fullmatch(path.name), path) for path in run.glob(f"{FOLDER}*")]
+    return sorted((int(match[1] or 1), path) for match, path in found if match)
+
+
+_NAME = re.compile(rf"{FOLDER}(?:-([1-9]\d*))?")
 
 
 class Page:

@@ -20,7 +20,14 @@ from runs.evaluation.play import (
     play_new,
     player_of,
 )
-from runs.evaluation.statistics import interval_of, mean_ci, rate_ci, value_of, written
+from runs.evaluation.statistics import (
+    interval_of,
+    mean_ci,
+    rate_ci,
+    surely_more,
+    value_of,
+    written,
+)
 from runs.evaluation.suite import Budget, Clip, Report, Sheet, Subject, Suite, Tell, needs_policy
 
 NAMES = {
@@ -34,12 +41,19 @@ NAMES = {
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     """Return, success and length of every player."""
-    found = {}
     of = budget.episodes, budget.seed, budget.max_steps
-    for name, player in players(subject, budget).items():
-        episodes = play_new(player, subject.config, *of, tell, NAMES[name])
-        found[name] = summary(episodes) | {"each": each(episodes)}
+    played = {
+        name: play_new(player, subject.config, *of, tell, NAMES[name])
+        for name, player in players(subject, budget).items()
+    }
+    reported = says_success(*played.values())
+    found = {name: summary(part, reported) | {"each": each(part)} for name, part in played.items()}
     return {"players": found}
+
+
+def says_success(*played: Sequence[Episode]) -> bool:
+    """Whether any episode of any player says how it went: some say it of successes alone."""
+    return any(episode.success is not None for episodes in played for episode in episodes)
 
 
 def each(episodes: Sequence[Episode]) -> dict[str, list[Any]]:
@@ -66,10 +80,9 @@ def players(subject: Subject, budget: Budget) -> dict[str, Player]:
     return found
 
 
-def summary(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Means and rates over episodes; success is None where no environment reports it."""
+def summary(episodes: Sequence[Episode], reported: bool) -> dict[str, Any]:
+    """Means and rates over episodes; success is None where none is `reported`."""
     successes = [bool(e.success) for e in episodes]
-    reported = any(e.success is not None for e in episodes)
     return {
         "return": mean_ci([e.return_ for e in episodes]),
         "success": rate_ci(successes) if reported else None,
@@ -93,8 +106,7 @@ def verdict(report: Report) -> str:
     key, does = ("success", "succeeds in {} of new episodes, with memory off in {}")
     if not on["success"]:
         key, does = ("return", "reaches a mean return of {}, with memory off {}")
-    with_memory, without = on[key]["ci95"], off[key]["ci95"]
-    remembers = bool(with_memory and without and with_memory[0] > without[1])
+    remembers = surely_more(on[key], off[key])
     means = "it acts by what it remembers" if remembers else "memory makes no clear difference"
     return f"The agent {does.format(*map(_value, (on[key], off[key])))}: {means}."
 

@@ -2,7 +2,8 @@
 
 Means have bootstrap intervals (Efron 1979). Rates have Wilson's, since a bootstrap of 200 successes
 in 200 episodes is sure that there is no failure. Several runs are summed up by the interquartile
-mean over all their episodes, each run drawn from by itself (Agarwal et al. 2021, stratified).
+mean of what each earns on average (Agarwal et al. 2021). Unlike there, their intervals redraw the
+runs and then the episodes of each: what another seed would have learned is most of the doubt.
 """
 
 import math
@@ -20,14 +21,22 @@ Measure = dict[str, Any]
 
 def mean_ci(values: Sequence[float]) -> Measure:
     """Mean and its bootstrap interval; no interval for a single value."""
-    found = bootstrap([np.asarray(values, np.float64)], lambda drawn: drawn.mean(-1))
-    return {"mean": found[0], "ci95": found[1] if len(values) > 1 else None}
+    drawn = _redrawn(values, DRAWS, np.random.default_rng(SEED))
+    return {"mean": float(np.mean(values)), "ci95": _ends(drawn) if len(values) > 1 else None}
 
 
 def iqm_ci(runs: Sequence[Sequence[float]]) -> Measure:
-    """Interquartile mean over the values of several runs, and its interval."""
-    value, interval = bootstrap([np.asarray(run, np.float64) for run in runs], interquartile_mean)
-    return {"iqm": value, "ci95": interval, "runs": len(runs)}
+    """Interquartile mean of the means of several runs, and its interval."""
+    value = interquartile_mean(np.array([np.mean(run) for run in runs]))
+    ends = _ends(interquartile_mean(_redrawn_runs(runs)))
+    return {"iqm": float(value), "ci95": ends, "runs": len(runs)}
+
+
+def rates_ci(runs: Sequence[Sequence[bool]]) -> Measure:
+    """Rate over several runs: Wilson's interval, or that of redrawn runs where it goes further."""
+    found = rate_ci([outcome for run in runs for outcome in run])
+    ends = zip(found["ci95"], _ends(_redrawn_runs(runs).mean(-1)), strict=True)
+    return found | {"ci95": [choose(pair) for choose, pair in zip((min, max), ends, strict=True)]}
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
@@ -37,14 +46,24 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return np.sort(values, -1) @ np.clip(inside, 0, None) / (0.5 * n)
 
 
-def bootstrap(
-    strata: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, list[float]]:
-    """A statistic over all values, and where 95 % of its redraws lie."""
-    rng = np.random.default_rng(SEED)
-    drawn = [values[rng.integers(len(values), size=(DRAWS, len(values)))] for values in strata]
-    low, high = np.quantile(statistic(np.concatenate(drawn, -1)), [0.025, 0.975])
-    return float(statistic(np.concatenate(strata))), [float(low), float(high)]
+def _redrawn(values: Sequence[float], times: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of as many values, drawn from these again and again."""
+    count = len(values)
+    return np.asarray(values, np.float64)[rng.integers(count, size=(times, count))].mean(-1)
+
+
+def _redrawn_runs(runs: Sequence[Sequence[float]]) -> np.ndarray:
+    """Means of redrawn runs, each of redrawn values, (DRAWS, runs)."""
+    rng, count = np.random.default_rng(SEED), len(runs)
+    means = np.stack([_redrawn(run, DRAWS * count, rng) for run in runs]).reshape(count, DRAWS, -1)
+    chosen = rng.integers(count, size=(1, DRAWS, count))
+    return np.take_along_axis(means, chosen, 0)[0]
+
+
+def _ends(drawn: np.ndarray) -> list[float]:
+    """Where 95 % of the draws lie."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [float(low), float(high)]
 
 
 def clusters_ci(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Measure:
@@ -59,8 +78,7 @@ def clusters_ci(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Me
         value, values = float(statistic(np.arange(count))), statistic(drawn)
     if count < 2 or not np.isfinite(value):
         return {"mean": value, "ci95": None}
-    low, high = np.quantile(values[np.isfinite(values)], [0.025, 0.975])
-    return {"mean": value, "ci95": [float(low), float(high)]}
+    return {"mean": value, "ci95": _ends(values[np.isfinite(values)])}
 
 
 def rate_ci(outcomes: Sequence[bool]) -> Measure:
@@ -80,6 +98,11 @@ def value_of(measure: Measure) -> float:
 def interval_of(measure: Measure) -> list[float]:
     """Its interval; the figure itself at both ends where it has none."""
     return measure["ci95"] or [value_of(measure)] * 2
+
+
+def surely_more(one: Measure, other: Measure) -> bool:
+    """Whether one is so much more than the other that their intervals lie apart."""
+    return bool(one["ci95"] and other["ci95"] and one["ci95"][0] > other["ci95"][1])
 
 
 def written(measure: Measure | None, form: str = "{:.3g}") -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from agent.agent import Agent
+from envs.loading import absolute
 from runs import folder
 from runs.baselines.load import is_baseline, load_baseline
 from runs.config import Config
@@ -32,18 +33,19 @@ def load_subject(
         ValueError: where the folder is not a run, its newest checkpoint is missing or damaged, or
             the environment is not there or has other spaces.
     """
-    agent, learned = load_run(run, device)
+    agent, learned, steps = load_run(run, device)
+    env = absolute(env)
     kept = {} if env and env != learned.env else learned.env_kwargs
     config = replace(learned, env=env or learned.env, env_kwargs=kept | (env_kwargs or {}))
-    subject = Subject(run, agent, config, learned)
+    subject = Subject(run, agent, config, learned, steps)
     _check_spaces(subject)
     return subject
 
 
-def load_run(run: Path, device: str) -> tuple[Any, Config]:
-    """A run's newest agent (or baseline), and its settings; torch's random state is left as it was.
+def load_run(run: Path, device: str) -> tuple[Any, Config, int]:
+    """A run's newest agent (or baseline), its settings, and the steps that it had learned from.
 
-    torch gets as many threads as the run had.
+    torch's random state is left as it was. torch gets as many threads as the run had.
 
     Raises:
         ValueError: where the folder is not a run, or its newest checkpoint is missing or damaged.
@@ -56,14 +58,15 @@ def load_run(run: Path, device: str) -> tuple[Any, Config]:
         agent = folder.load_checkpoint(lambda path: _load(path, device), newest)
     if isinstance(agent, Agent):
         use_scan(agent, pick_scan(config.scan, agent.device))
-    if steps_of(newest) < config.steps:
+    steps = steps_of(newest)
+    if steps < config.steps:
         logger.warning(
             "%s is not finished: measured is its newest checkpoint, %s of %s steps",
             run,
-            f"{steps_of(newest):,}",
+            f"{steps:,}",
             f"{config.steps:,}",
         )
-    return agent, config
+    return agent, config, steps
 
 
 def _load(checkpoint: Path, device: str) -> Any:

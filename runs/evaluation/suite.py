@@ -31,6 +31,8 @@ class Subject:
     config: Config
     learned: Config | None = None
     """The settings it learned with, where they are others."""
+    steps: int = 0
+    """Environment steps that it had learned from."""
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,20 @@ def find_suites(names: Sequence[str], subject: Subject) -> list[Suite]:
     """The suites of these names; of `all`, those that can measure the subject.
 
     Raises:
-        ValueError: where there is none of a name; names the nearest ones.
+        ValueError: where there is none of a name, naming the nearest ones; or none of all can.
     """
     if ALL in names:
-        return [suite for suite in SUITES.values() if not suite.missing(subject)]
+        return _measurable(subject)
     for name in names:
         if name not in SUITES:
             near = difflib.get_close_matches(name, SUITES, cutoff=0.4) or list(SUITES)
             raise ValueError(f"There is no suite {name!r}. Nearest: {', '.join(near)}, or {ALL}.")
     return [SUITES[name] for name in dict.fromkeys(names)]
+
+
+def _measurable(subject: Subject) -> list[Suite]:
+    lacks = {name: suite.missing(subject) for name, suite in SUITES.items()}
+    if found := [SUITES[name] for name, lack in lacks.items() if not lack]:
+        return found
+    reasons = "; ".join(f"{name}: {lack}" for name, lack in lacks.items())
+    raise ValueError(f"{subject.run}: no suite can measure this run. {reasons}.")

@@ -1,5 +1,6 @@
 """A run that tests of the command line and of evaluation share, and settings that are quick."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,3 +50,9 @@ def quick() -> Callable[..., Config]:
         return replace(base, **changes)  # pyright: ignore[reportArgumentType]
 
     return build
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A run that may be written to."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))

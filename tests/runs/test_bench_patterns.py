@@ -12,6 +12,7 @@ from runs.bench.latent_training import Films, Stage, batch, schedule, with_noise
 from runs.bench.patterns import PATTERNS, Plan, backbone_size, sized
 from runs.bench.patterns_view import psnr, questions
 from runs.cli import main
+from runs.folder import locked
 
 QUICK = ["bench", "patterns", "--quick", "--env", "clew/LedMaze-7x7-v0", "--patterns"]
 
@@ -61,7 +62,17 @@ def test_what_is_finished_is_kept(compared: Path, capsys: pytest.CaptureFixture)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [([], "empty"), (["mambo"], "mamba"), (["lssvwm", "--rows", "0"], "rows")]
+    ("asked", "said"),
+    [
+        ([], "empty"),
+        (["mambo"], "mamba"),
+        (["lssvwm", "--rows", "0"], "rows"),
+        (["lssvwm", "--seed", "-1"], "seed"),
+        (["lssvwm", "--env", "clew/LedMaze-8x8-v0"], "nearest ids"),
+        (["lssvwm", "--env", "CartPole-v1"], "cannot be measured in CartPole-v1"),
+        (["lssvwm", "--model.classes", "300"], "at most 256"),
+        (["lssvwm", "--env", "clew/LedMaze-7x7-v0", "--frames", "600"], "frames = 600"),
+    ],
 )
 def test_mistakes_are_refused(
     asked: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -70,6 +81,15 @@ def test_mistakes_are_refused(
     assert main(["bench", "patterns", "--out", str(tmp_path / "out"), "--patterns", *asked]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_one_process_at_a_time_compares_in_a_folder(
+    compared: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Fails where two processes write the same films and weights."""
+    with locked(compared):
+        assert main([*QUICK, "window:4", "--out", str(compared)]) == 2
+    assert "by another process" in capsys.readouterr().err
 
 
 def test_every_pattern_learns_from_the_same_batches() -> None:

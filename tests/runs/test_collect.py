@@ -133,6 +133,9 @@ def test_runs_that_cannot_act_are_refused(
     assert main(["train", "debug", "--dataset", str(recorded), *QUICK, "--name", "model"]) == 0
     asked = ("collect", *TMAZE, "--policy", "outputs/model")
     assert "learned the world model alone: it has no policy" in refused(capsys, *asked)
+    baseline = ("random", "--env", "clew/TMaze-v0", "--name", "dice", "--evaluation-episodes", "0")
+    assert main(["baseline", *baseline]) == 0
+    assert "take --policy random" in refused(capsys, "collect", *TMAZE, "--policy", "outputs/dice")
 
 
 def test_progress_is_lines_off_a_terminal_and_a_bar_on_one() -> None:

@@ -33,7 +33,7 @@ from runs.evaluation.play import (
     play,
     play_new,
 )
-from runs.evaluation.statistics import interquartile_mean, iqm_ci, mean_ci, rate_ci, written
+from runs.evaluation.statistics import mean_ci, rate_ci
 from runs.evaluation.subject import load_run
 from runs.evaluation.suite import Budget, Subject, quiet
 from runs.folder import read_config
@@ -123,12 +123,6 @@ def evaluated(run: Path, *words: str) -> dict[str, Any]:
     assert main(["evaluate", str(run), *words]) == 0
     folder = max(run.glob("evaluation*"), key=lambda path: path.stat().st_mtime_ns)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    """A run that may be written to."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_report_has_its_form_and_repeats_itself(copied: Path) -> None:
@@ -305,36 +299,6 @@ def test_memory_is_cleared_once_and_no_more() -> None:
     assert cleared[:11] == [step in (0, 4) for step in range(10)] + [False]
 
 
-def test_runs_side_by_side(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Fails where seeds are not summed up, or differences are not told."""
-    other = Path(shutil.copytree(copied, tmp_path / "other"))
-    form = json.loads((other / "config.json").read_text())
-    form["config"]["seed"] = 1
-    (other / "config.json").write_text(json.dumps(form))
-    asked = [str(copied), str(other), "--episodes", "4"]
-    assert main(["evaluate", *asked, "--suite", "return", "horizon"]) == 0
-    assert "Seeds together" in capsys.readouterr().out
-    assert main(["evaluate", str(other), "--episodes", "6"]) == 0
-    for _ in range(2):
-        assert main(["compare", *asked[:2], "--out", str(tmp_path / "side")]) == 0
-    page = (tmp_path / "side-2" / "report.html").read_text()
-    for word in ("memory horizon", "Seeds together", "run, other", "episodes differs: 4, 6."):
-        assert word in page
-    assert page.count("data:image/png;base64,") == 1
-
-
-def test_what_was_not_evaluated_cannot_be_compared(
-    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    """Fails where a folder is made for nothing."""
-    shutil.rmtree(copied / "evaluation")
-    assert main(["compare", str(copied), "--out", str(tmp_path / "side")]) == 2
-    assert "was not evaluated yet: clew evaluate" in capsys.readouterr().err
-    assert main(["compare", str(tmp_path / "nowhere")]) == 2
-    assert "no folder" in capsys.readouterr().err
-    assert not (tmp_path / "side").exists()
-
-
 def test_every_player_meets_the_same_episodes() -> None:
     """Fails where the dice of one player decide the mazes of the next."""
     met = []
@@ -364,7 +328,7 @@ def test_an_environment_that_never_ends_is_cut(
     space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
     agent = Agent(space, gym.spaces.Discrete(2), config.model)
     found = play_new(AgentPlayer(agent), config, episodes=3, seed=0, max_steps=5)
-    report = returns.summary(found)
+    report = returns.summary(found, returns.says_success(found))
     assert report["length"] == {"mean": 5.0, "ci95": [5.0, 5.0]}
     assert report["success"] is None
     assert "3 of 3 episodes were cut after 5 steps" in caplog.text
@@ -387,25 +351,12 @@ def test_intervals() -> None:
 
 def test_episodes_that_do_not_say_count_as_failures_where_others_say() -> None:
     episodes = [Episode(0, 3, 1.0, True), Episode(0, 3, 0.0, None)]
-    assert returns.summary(episodes)["success"]["rate"] == 0.5
-    silent = returns.summary(episodes[1:])
+    assert returns.summary(episodes, returns.says_success(episodes))["success"]["rate"] == 0.5
+    silent = returns.summary(episodes[1:], returns.says_success(episodes[1:]))
     assert silent["success"] is None
     players = {"players": {"greedy": silent, "memory_off": silent}}
     assert returns.sheets(players)[0].rows[0] == ("greedy", "0", "not reported", "3")
     assert "mean return of 0" in returns.verdict(players)
-
-
-def test_interquartile_mean() -> None:
-    """The middle half; of five values, the second and the fourth count three quarters."""
-    assert interquartile_mean(np.array([100.0, 1.0, 2.0, -50.0])) == 1.5
-    assert interquartile_mean(np.array([0.0, 1.0, 2.0, 4.0, 9.0])) == pytest.approx(5.75 / 2.5)
-
-
-def test_runs_are_drawn_from_by_themselves() -> None:
-    """Fails where the interval of several runs mixes their episodes: each of these is constant."""
-    found = iqm_ci([[1.0] * 8, [3.0] * 8])
-    assert found == {"iqm": 2.0, "ci95": [2.0, 2.0], "runs": 2}
-    assert written(found) == "2 [2, 2]"
 
 
 def test_stable_baselines_evaluates_our_agent(finished: Path) -> None:
@@ -433,6 +384,6 @@ def test_a_run_trained_with_another_scan_is_evaluated_here(finished: Path, tmp_p
     form["config"]["scan"] = "mamba-ssm"
     (run / "config.json").write_text(json.dumps(form))
     assert read_config(run)[0].scan == "auto"
-    agent, config = load_run(run, "cpu")
+    agent, config, _ = load_run(run, "cpu")
     assert config.scan == "auto"
     assert agent.device.type == "cpu"

@@ -19,7 +19,7 @@ from runs.evaluation.suite import Budget, Report, Subject, quiet
 from worldmodel.model import ModelConfig
 
 MAZE = Config(env="clew/MemoryMaze-7x7-v0")
-EPISODES = 72
+EPISODES, ACTIONS = 72, 6
 
 
 class Explorer:
@@ -80,7 +80,7 @@ def reports(walks: list[Walk], times: list[np.ndarray]) -> dict[str, Report]:
     """Reports on states that are known cases; a memory-free state is all there is without one."""
     pairs = list(zip(walks, times, strict=True))
     now = mixed([in_view(*pair) for pair in pairs])
-    odometer = Odometer(walks)
+    odometer = Odometer(walks, ACTIONS)
     paths = [odometer.path(one.actions)[at] for one, at in pairs]
     states = {
         "remembers": mixed([all_seen(*pair) for pair in pairs]),
@@ -156,13 +156,20 @@ def test_frames_by_hand(walks: list[Walk]) -> None:
 
 def test_an_odometer_learns_how_actions_move(walks: list[Walk]) -> None:
     """Fails where integrating drifts off at once: the floor would be too easy to beat."""
-    odometer = Odometer(walks)
+    odometer = Odometer(walks, ACTIONS)
     one = walks[0]
     path = odometer.path(one.actions[:40])
     truth = turned(one.positions[:41] - one.positions[0], one.directions[0])
     walked = np.linalg.norm(np.diff(truth, axis=0), axis=-1).sum()
     assert walked > 1
     assert np.linalg.norm(path[-1, :2] - truth[-1]) < 0.5 * walked
+
+
+def test_actions_that_were_never_learned_are_no_motion(walks: list[Walk]) -> None:
+    """Fails where an action that only measured episodes have cannot be integrated."""
+    still = [replace(one, actions=np.zeros_like(one.actions)) for one in walks[:2]]
+    path = Odometer(still, ACTIONS).path(np.full(5, ACTIONS - 1))
+    assert (path == 0).all()
 
 
 def subject(**changes: object) -> Subject:

@@ -256,7 +256,8 @@ def _keep(run: Path, agent: Agent, config: Config) -> None:
 
 def collect(plan: Plan, out: Path) -> dict[str, Any]:
     """What is there of all patterns, with the paper's questions answered; also as a picture."""
-    reports = [json.loads(_report(out, name).read_text()) for name in plan.patterns]
+    paths = [_report(out, name) for name in dict.fromkeys((*PATTERNS, *plan.patterns))]
+    reports = [json.loads(path.read_text()) for path in paths if path.exists()]
     found = {report.pop("pattern"): report for report in reports}
     report = {"plan": asdict(plan), "machine": machine.describe(), "patterns": found}
     report["questions"] = questions(found)

@@ -24,6 +24,7 @@ FOLDER = "evaluation"
 DPI = 110
 FPS = 10
 SMALLEST = 192  # pixels of the shorter side of a video; smaller pictures are enlarged
+LARGEST = 1024  # pixels of the longer side of an enlarged one
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:.5rem 0 1rem}caption{text-align:left;font-weight:600}
 td,th{padding:.15rem .8rem;text-align:right;border-bottom:1px solid #ddd}
@@ -116,7 +117,8 @@ def _png(figure: Figure) -> bytes:
 
 def _gif(clip: Clip) -> bytes:
     buffer = io.BytesIO()
-    times = max(1, SMALLEST // min(clip[0].shape[:2]))
+    short, long = sorted(clip[0].shape[:2])
+    times = max(1, min(SMALLEST // short, LARGEST // long))
     frames = [Image.fromarray(frame.repeat(times, 0).repeat(times, 1)) for frame in clip]
     pace = {"duration": 1000 // FPS, "loop": 0}
     frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], **pace)

@@ -157,6 +157,7 @@ def test_the_page_holds_everything_in_itself(copied: Path) -> None:
     ("words", "hint"),
     [
         (["--suite", "retrun"], "no suite 'retrun'. Nearest: return"),
+        (["--suite"], "names nothing"),
         (["--env", "CartPole-v1"], "observation space"),
         (["--env-kwargs", "lenght=3"], "lenght"),
         (["--episodes", "0"], "episodes = 0 must be at least 1"),

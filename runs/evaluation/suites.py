@@ -24,7 +24,8 @@ def find_suites(names: Sequence[str], subject: Subject) -> list[Suite]:
     """The suites of these names; of `all`, those that can measure the subject.
 
     Raises:
-        ValueError: where no name is given; where there is none of a name, naming the nearest ones; or none of all can.
+        ValueError: where no name is given, there is no suite of a name (names the nearest), or none
+            of all can measure it.
     """
     if not names:
         raise ValueError(f"--suite names nothing: give one or more of {', '.join(SUITES)}, {ALL}.")

@@ -126,6 +126,14 @@ class Stream:
         where = (EXPLORE, self._seed, self._index, self._episode, watched)
         self.env.unwrapped.retrace(watched, np.random.default_rng(where))  # pyright: ignore[reportAttributeAccessIssue]
 
+    def has_ask(self) -> bool:
+        """Whether the environment's actions can name any place."""
+        return hasattr(self.env.unwrapped, "ask")
+
+    def ask(self, action: Any) -> np.ndarray:
+        """Actions that, taken instead of this one, would lead to each place."""
+        return self.env.unwrapped.ask(action)  # pyright: ignore[reportAttributeAccessIssue]
+
     def has_oracle(self) -> bool:
         """Whether the environment can say what one that knows everything would do."""
         return hasattr(self.env.unwrapped, "oracle")

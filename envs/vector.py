@@ -116,6 +116,15 @@ class EnvStreams:
         self._require_started()
         self._all("retrace", [(watched,)] * self.num_envs)
 
+    def has_ask(self) -> bool:
+        """Whether the actions of the environments can name any place."""
+        return all(self._all("has_ask"))
+
+    def ask(self, actions: np.ndarray) -> np.ndarray:
+        """Actions that would lead to each place, (N, rows, columns, headings, steps, ...)."""
+        self._require_started()
+        return np.array(self._all("ask", [(action,) for action in actions]))
+
     def has_oracle(self) -> bool:
         """Whether the environments have an oracle."""
         return all(self._all("has_oracle"))

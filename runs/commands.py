@@ -30,8 +30,8 @@ from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
 from runs.evaluation.subject import check_suites, load_subject
-from runs.evaluation.suite import Budget
-from runs.evaluation.suites import find_suites
+from runs.evaluation.suite import Budget, Subject
+from runs.evaluation.suites import ALL, find_suites, left_out
 from runs.recipes import RECIPES, find_recipe
 from worldmodel.pattern import PATTERNS
 
@@ -274,6 +274,7 @@ def evaluate(arguments: list[str]) -> int:
         suites = [find_suites(asked.suite, subject) for subject in subjects]
         for subject, chosen in zip(subjects, suites, strict=True):
             check_suites(subject, chosen)
+            _tell_left_out(subject, asked.suite, console)
     reports = {
         subject.run: evaluate_subject(subject, chosen, budget, console)
         for subject, chosen in zip(subjects, suites, strict=True)
@@ -283,6 +284,12 @@ def evaluate(arguments: list[str]) -> int:
     if asked.json:
         print(json.dumps({str(run): found for run, found in reports.items()}, indent=1))
     return 0
+
+
+def _tell_left_out(subject: Subject, suites: tuple[str, ...], console: Console) -> None:
+    if ALL in suites and (lacks := left_out(subject)):
+        told = "; ".join(f"{name} ({why})" for name, why in lacks.items())
+        console.print(f"{subject.run.name}, left out: {told}", soft_wrap=True, highlight=False)
 
 
 def compare(arguments: list[str]) -> int:

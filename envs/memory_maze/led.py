@@ -101,6 +101,17 @@ class LedMaze(gym.Env[np.ndarray, np.ndarray]):
         again = (there[1:] + back) * (len(self._walk) // (2 * watched) + 1)
         self._walk = (there + back + again)[: len(self._walk)]
 
+    def ask(self, action: np.ndarray) -> np.ndarray:
+        """Two actions for each place, (y, x, heading, 2, 96): after them one is to see it.
+
+        The first leads where `action` does and announces the place, the second leads there. To be
+        imagined, not to be taken: places may be far off, or in a wall.
+        """
+        there = self._codes.swapaxes(0, 1)
+        next_place = np.broadcast_to(action[: guide.CODE], there.shape)
+        first, second = (next_place, there), (there, there)
+        return np.stack([np.concatenate(pair, -1) for pair in (first, second)], -2)
+
     def _decode(self, code: np.ndarray) -> guide.Place:
         distance = np.square(self._codes - code).sum(-1)
         x, y, heading = np.unravel_index(distance.argmin(), distance.shape)

@@ -8,6 +8,7 @@ not on the model.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ AT_ONCE = 256  # frames
 NOISY, DROWNED = 0.75, 0.4  # shares of the rows that are noisy, and whose frames are all noise
 MOST_CLASSES = 256  # that a byte can tell apart
 SPREAD = 4  # steps between two batches of frames for the codec
+CHUNK = 64  # batches that are mixed
 
 Say = Callable[[str], None]
 
@@ -46,11 +48,14 @@ class Films:
     prev_action: Tensor
 
 
-def learn_codec(model: WorldModel, streams: EnvStreams, updates: int, say: Say) -> None:
-    """Learn to encode and decode what an explorer sees; batches hold a frame of each stream."""
+def learn_codec(
+    model: WorldModel, streams: EnvStreams, updates: int, passes: int, say: Say
+) -> None:
+    """Learn to encode and decode what an explorer sees; every frame counts in `passes` updates."""
     parameters = model.codec_parameters()
     optimiser = torch.optim.Adam(parameters, betas=BETAS)
-    for update, frames in zip(range(updates), scattered(model, streams), strict=False):
+    batches = rehearsed(scattered(model, streams), passes)
+    for update, frames in zip(range(updates), batches, strict=False):
         loss = model.codec_loss(frames).mean()
         _step(optimiser, parameters, loss, 2e-3 * schedule(update, updates), clip=300.0)
         if (update + 1) % 250 == 0:
@@ -67,6 +72,18 @@ def scattered(model: WorldModel, streams: EnvStreams) -> Iterator[dict[str, Tens
             for _ in range(SPREAD):
                 record = streams.step(streams.explore())
         yield {name: torch.as_tensor(np.concatenate([s[name] for s in seen])) for name in seen[0]}
+
+
+def rehearsed(batches: Iterator[dict[str, Tensor]], passes: int) -> Iterator[dict[str, Tensor]]:
+    """Every frame in `passes` batches, mixed anew each time within so many as are at hand."""
+    if passes == 1:
+        yield from batches
+    while chunk := list(islice(batches, CHUNK)):
+        frames = {name: torch.cat([batch[name] for batch in chunk]) for name in chunk[0]}
+        count, size = (len(next(iter(part.values()))) for part in (frames, chunk[0]))
+        for _ in range(passes):
+            for rows in torch.randperm(count).split(size):
+                yield {name: part[rows] for name, part in frames.items()}
 
 
 def film(model: WorldModel, streams: EnvStreams, episodes: int, frames: int, say: Say) -> Films:

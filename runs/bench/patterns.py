@@ -71,6 +71,8 @@ class Plan:
     """Frames of a film."""
     codec_updates: int = 1500
     """Updates of the codec, on 128 frames each."""
+    codec_passes: int = 1
+    """Updates in which each of these frames counts; more of them learn longer from as many."""
     stages: tuple[Stage, ...] = (Stage(5000, 4, 32), Stage(1200, 2, 128), Stage(500, 1, 400))
     """Updates, rows and frames, from short to long."""
     lr: float = 3e-3
@@ -84,7 +86,7 @@ class Plan:
             raise ValueError(f"patterns is empty: name one or more, such as {' '.join(PATTERNS)}.")
         for name in self.patterns:
             read_pattern((name,), (self.model.grid, self.model.grid))
-        for name in ("episodes", "frames", "codec_updates", "rows"):
+        for name in ("episodes", "frames", "codec_updates", "codec_passes", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
         if self.seed < 0:
@@ -158,7 +160,7 @@ def _prepare(plan: Plan, out: Path, say: Say) -> None:
     torch.manual_seed(plan.seed)
     streams = make_streams(_config(plan, PATTERNS[0]), STREAMS, plan.seed)
     agent = _agent(plan, PATTERNS[0], streams)
-    learn_codec(agent.model, streams, plan.codec_updates, say)
+    learn_codec(agent.model, streams, plan.codec_updates, plan.codec_passes, say)
     save_file(_codec(agent), out / CODEC)
     films = film(agent.model, streams, plan.episodes, plan.frames, say)
     streams.close()

@@ -39,16 +39,15 @@ def read(runs: Sequence[Path]) -> Reports:
 
 
 def sheets(found: Reports) -> list[Sheet]:
-    """All runs in one table, and seeds of the same settings together in another."""
-    lines = {run: headlines(reports) for run, reports in found.items()}
-    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    """All runs in one table, a run a column, and seeds of the same settings together in another."""
+    lines = [headlines(reports) for reports in found.values()]
     names = short_names(list(found))
     rows = [
-        (names[run], *(line.get(name, "not measured") for name in columns))
-        for run, line in lines.items()
+        (what, *(line.get(what, "not measured") for line in lines))
+        for what in dict.fromkeys(name for line in lines for name in line)
     ]
-    tables = [Sheet("Runs side by side", ("run", *columns), rows, differences(found))]
-    return [*tables, *together(found)]
+    columns = ("", *(names[run] for run in found))
+    return [Sheet("Runs side by side", columns, rows, differences(found)), *together(found)]
 
 
 def short_names(runs: Sequence[Path]) -> dict[Path, str]:
@@ -67,12 +66,15 @@ def headlines(reports: dict[str, Report]) -> dict[str, str]:
 
 def differences(found: Reports) -> str:
     """What was not the same for all, so that nobody compares it without knowing."""
-    notes = []
-    every = [report for reports in found.values() for report in reports.values()]
+    notes, names = [], short_names(list(found))
     for key in ("env", "env_kwargs", "episodes", "seed", "max_steps"):
-        values = {json.dumps(report[key]) for report in every if key in report}
-        if len(values) > 1:
-            notes.append(f"{key} differs: {', '.join(sorted(values))}.")
+        whose: dict[str, list[str]] = defaultdict(list)
+        for run, reports in found.items():
+            for value in sorted({json.dumps(r[key]) for r in reports.values() if key in r}):
+                whose[value].append(names[run])
+        if len(whose) > 1:
+            told = "; ".join(f"{value} ({', '.join(runs)})" for value, runs in whose.items())
+            notes.append(f"{key} differs: {told}.")
     return " ".join(notes)
 
 

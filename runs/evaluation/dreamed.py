@@ -197,13 +197,13 @@ def sheets(report: Report) -> list[Sheet]:
         (f"{way}: {what}", *(_cell(report[kind][way]) for kind in ("memory", "memory_off")))
         for way, what in WAYS.items()
     ]
-    title = f"Predicted reward is right after {report['length']:,} steps"
+    title = f"Predicted reward is right at the end of {report['length']:,} steps"
     return [Sheet(title, ("", "with memory", "memory off"), rows)]
 
 
 def headline(report: Report) -> dict[str, str]:
     """What a comparison shows."""
-    name = f"dreamed past {report['length']:,} steps"
+    name = f"dreamed past {report['length']:,} steps, the real end shown"
     return {
         name: written(report["memory"]["led"]),
         f"{name}, memory off": written(report["memory_off"]["led"]),
@@ -211,8 +211,10 @@ def headline(report: Report) -> dict[str, str]:
 
 
 def _cell(found: dict[str, Any]) -> str:
+    """A rate; of a free dream also how many arrived, and after how many steps of their own."""
     arrived = f", {found['arrived']:.0%} arrived" if "arrived" in found else ""
-    return written(found) + arrived
+    after = f", half of them after {found['steps']['quantiles'][1]:.0f}" if "steps" in found else ""
+    return written(found) + arrived + after
 
 
 SUITE = Suite(

@@ -68,6 +68,7 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     by_delay = [{"delay": delay, **found[delay]} for delay in sorted(found)]
     return {
         "argument": argument,
+        "predicted": subject.config.model_only,
         "trained": trained,
         "solved_at": SOLVED,
         "horizon": horizon,
@@ -130,13 +131,15 @@ def sheets(report: Report) -> list[Sheet]:
         (f"{point['delay']:,}", written(point["memory"]), written(point["memory_off"]))
         for point in report["by_delay"]
     ]
-    title = f"Success by delay ({report['argument']}), trained at {report['trained']:,}"
+    what = "Rewards predicted right" if report["predicted"] else "Success"
+    title = f"{what} by delay ({report['argument']}), trained at {report['trained']:,}"
     return [Sheet(title, ("delay", "with memory", "memory off"), rows, verdict(report))]
 
 
 def headline(report: Report) -> dict[str, str]:
-    """What a comparison shows."""
-    return {"memory horizon": f"{report['horizon']:,} steps (trained at {report['trained']:,})"}
+    """What a comparison shows; what a policy masters is never shown as what a model predicts."""
+    name = "memory horizon, of predictions" if report["predicted"] else "memory horizon"
+    return {name: f"{report['horizon']:,} steps (trained at {report['trained']:,})"}
 
 
 def verdict(report: Report) -> str:

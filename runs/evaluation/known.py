@@ -88,7 +88,7 @@ class Guess(NamedTuple):
     walls: np.ndarray  # (M, cells): log odds, were there as many walls as free cells
     usual: float  # log odds of a wall, as many as there are
     objects: np.ndarray  # (M, objects, 2): where each is, on average, in the maze's frame
-    moved: np.ndarray  # (M, 2): where the agent is, in the start's frame
+    moved: np.ndarray | None = None  # (M, 2): where the agent is, in the start's frame
 
 
 def prior(train: Moments) -> tuple[np.ndarray, float]:

@@ -20,6 +20,9 @@ import numpy as np
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
+from runs.evaluation import grids
+from runs.evaluation.asking import Asker
+from runs.evaluation.grids import GridReader
 from runs.evaluation.known import (
     POSE,
     Guess,
@@ -31,14 +34,15 @@ from runs.evaluation.known import (
     vectors_in,
 )
 from runs.evaluation.mazes import Walk, needs_maze, walk
-from runs.evaluation.probing import TASKS, Reader
+from runs.evaluation.play import new_streams
+from runs.evaluation.probing import Reader
 from runs.evaluation.remembering import Witness, features_in
 from runs.evaluation.statistics import Measure, clusters_ci, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell, needs_model, quiet
 
 SHARE = 0.6  # of the episodes of the budget
 FEWEST = 8  # episodes, of which some are learned from, some chosen by and some measured
-EVERY = 10  # steps between two moments
+EVERY, ASKED_EVERY = 10, 200  # steps between two moments
 LEARN, CHOOSE = 0.6, 0.15  # shares of the episodes; the rest is what is measured
 NAMES = {
     "state": "the agent's state",
@@ -69,18 +73,31 @@ Found = dict[str, Totals]  # by measure
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     """Walk, read, and compare with the bounds."""
-    explores = subject.config.model_only
-    witness, episodes = Witness(subject.agent, explores, EVERY), _episodes(budget)
-    limits = episodes, budget.seed, budget.max_steps
+    explores, asked = subject.config.model_only, _asks(subject)
+    every = min(ASKED_EVERY, max(1, budget.max_steps // 2)) if asked else EVERY
+    witness = (Asker if asked else Witness)(subject.agent, explores, every)
+    limits = _episodes(budget), budget.seed, budget.max_steps
     walks = walk(witness, subject.config, *limits, tell, "walks")
-    times, on, off = witness.known(walks)
-    features = features_in(subject.agent)
-    inputs: Inputs = {
-        name: (parts, [part[:, :features] for part in parts])
-        for name, parts in (("state", on), ("memory_off", off))
+    times, *states = witness.known(walks)
+    known = dict(zip(("state", "memory_off"), states, strict=True))
+    about = {
+        "walked_by": "explorer" if explores else "agent",
+        "walked_episodes": len(walks),
+        "asked": asked,
     }
-    about = {"walked_by": "explorer" if explores else "agent", "walked_episodes": episodes}
-    return about | score(walks, times, inputs | bounds(walks, times), tell)
+    if asked:
+        inputs = known | grids.bounds(walks, times)
+        forms: Inputs = {name: (parts,) for name, parts in inputs.items()}
+        return about | score(walks, times, forms, tell, GridReader)
+    features = features_in(subject.agent)
+    forms = {n: (parts, [part[:, :features] for part in parts]) for n, parts in known.items()}
+    return about | score(walks, times, forms | bounds(walks, times), tell)
+
+
+def _asks(subject: Subject) -> bool:
+    """Whether its model can be asked what it expects at any place."""
+    with new_streams(subject.config, 1, seed=0) as streams:
+        return streams.has_ask()
 
 
 def _episodes(budget: Budget) -> int:
@@ -107,11 +124,15 @@ def _split(episodes: int) -> tuple[int, int]:
 
 
 def score(
-    walks: Sequence[Walk], times: Sequence[np.ndarray], inputs: Inputs, tell: Tell = quiet
+    walks: Sequence[Walk],
+    times: Sequence[np.ndarray],
+    inputs: Inputs,
+    tell: Tell = quiet,
+    reader: type[Reader] = Reader,
 ) -> Report:
     """The report on what is known of episodes, by `state` and the bounds."""
     first, second = _split(len(walks))
-    found, chosen = read(walks, times, inputs, tell)
+    found, chosen = read(walks, times, inputs, tell, reader)
     return {
         "learned_from": first,
         "chosen_by": second - first,
@@ -123,22 +144,28 @@ def score(
 
 
 def read(
-    walks: Sequence[Walk], times: Sequence[np.ndarray], inputs: Inputs, tell: Tell = quiet
+    walks: Sequence[Walk],
+    times: Sequence[np.ndarray],
+    inputs: Inputs,
+    tell: Tell = quiet,
+    reader: type[Reader] = Reader,
 ) -> tuple[dict[str, Found], dict[str, Any]]:
     """What each input tells of the episodes that are measured, and which probes were chosen."""
     first, second = _split(len(walks))
     parts = slice(0, first), slice(first, second), slice(second, None)
     learn, choose, test = (moments_of(walks[part], times[part]) for part in parts)
-    found, chosen = {"constant": totals(constant(learn, test), test)}, {}
+    usual = constant(learn, test)
+    usual = usual if "place" in reader.tasks else usual._replace(moved=None)
+    found, chosen = {"constant": totals(usual, test)}, {}
     for done, (name, forms) in enumerate(inputs.items()):
         tell("probes", done, len(inputs))
         guesses, readers = [], []
         for form in forms:
-            mine, others, last = (np.concatenate(form[part]).astype(np.float32) for part in parts)
-            readers.append(Reader(mine, learn))
+            mine, others, last = (np.concatenate(form[part]) for part in parts)
+            readers.append(reader(mine, learn))
             readers[-1].fit(others, choose)
             guesses.append(readers[-1].guess(last, test))
-        best = {task: int(np.argmin([one.best[task] for one in readers])) for task in TASKS}
+        best = {task: int(np.argmin([one.best[task] for one in readers])) for task in reader.tasks}
         found[name] = totals(_joined(guesses, best), test)
         chosen[name] = {
             task: {"form": k} | readers[k].chosen[task][0]._asdict() for task, k in best.items()
@@ -157,8 +184,9 @@ def conclude(found: dict[str, Found]) -> Report:
 
 def _joined(guesses: Sequence[Guess], best: dict[str, int]) -> Guess:
     """Each task's guess by the reader that is best at it."""
-    walls, objects, place = (guesses[best[task]] for task in TASKS)
-    return Guess(walls.walls, walls.usual, objects.objects, place.moved)
+    walls, objects = (guesses[best[task]] for task in ("walls", "objects"))
+    place = guesses[best["place"]].moved if "place" in best else None
+    return Guess(walls.walls, walls.usual, objects.objects, place)
 
 
 def _means(found: Found) -> dict[str, Measure | None]:
@@ -177,6 +205,7 @@ def better(found: dict[str, Found]) -> dict[str, dict[str, Measure]]:
                 )
             )
             for name in CLAIMS
+            if name in found["state"]
         }
         for floor in FLOORS
     }
@@ -184,28 +213,36 @@ def better(found: dict[str, Found]) -> dict[str, dict[str, Measure]]:
 
 def missing(subject: Subject) -> str:
     """What a subject lacks to be probed."""
-    lacks = needs_model(subject) or needs_maze(subject)
-    if not lacks and not isinstance(subject.agent.action_space, spaces.Discrete):
-        return "its actions are no numbers that could be counted up"
-    return lacks
+    if lacks := needs_model(subject) or needs_maze(subject):
+        return lacks
+    if isinstance(subject.agent.action_space, spaces.Discrete) or _asks(subject):
+        return ""
+    return "its actions are no numbers that could be counted up"
 
 
 def sheets(report: Report) -> list[Sheet]:
     """One table, a reader a row."""
-    rows = []
+    rows, columns = [], _columns(report)
     for name, found in report["readers"].items():
         cells = [
-            written(_rated(found[key]) if key in ACCURACIES else found[key]) for key in COLUMNS
+            written(_rated(found[key]) if key in ACCURACIES else found[key]) for key in columns
         ]
         rows.append((NAMES[name], *(cell.replace("not reported", "none") for cell in cells)))
     title = f"What can be read, walked by the {report['walked_by']}"
-    return [Sheet(title, ("", *COLUMNS.values()), rows, verdict(report))]
+    return [Sheet(title, ("", *columns.values()), rows, verdict(report))]
+
+
+def _columns(report: Report) -> dict[str, str]:
+    """What was read; one whose actions name places is not asked for its own."""
+    return {key: words for key, words in COLUMNS.items() if key in report["readers"]["state"]}
 
 
 def headline(report: Report) -> dict[str, str]:
     """What a comparison shows."""
     state = report["readers"]["state"]
-    cells = {key: _rated(state[key]) if key in ACCURACIES else state[key] for key in COLUMNS}
+    cells = {
+        key: _rated(state[key]) if key in ACCURACIES else state[key] for key in _columns(report)
+    }
     return {f"probe: {COLUMNS[key]}": written(cell) for key, cell in cells.items() if cell}
 
 
@@ -217,7 +254,8 @@ def _rated(measure: Measure | None) -> Measure | None:
 def verdict(report: Report) -> str:
     """In a sentence: what is in the state that is in none of the floors."""
     told, untold = [], []
-    for name, words in CLAIMS.items():
+    for name in report["better"]["constant"]:
+        words = CLAIMS[name]
         surely = [
             part[name]["ci95"] and part[name]["ci95"][0] > 0 for part in report["better"].values()
         ]
@@ -232,7 +270,7 @@ def verdict(report: Report) -> str:
 
 def figures(report: Report) -> dict[str, Figure]:
     """Walls, objects and place, each with its bounds."""
-    keys = ("walls", "objects", "place")
+    keys = tuple(report["better"]["constant"])
     figure = Figure(figsize=(9, 0.4 * len(report["readers"]) + 1), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), sharey=True), keys, strict=True):
         found = {name: part[key] for name, part in report["readers"].items() if part[key]}
@@ -253,18 +291,20 @@ def totals(guess: Guess, moments: Moments) -> Found:
     walls = moments.walls > 0
     right, plain = (guess.walls > 0) == walls, (guess.walls > -guess.usual) == walls
     away = np.linalg.norm(guess.objects - moments.centres[moments.objects], axis=-1)
-    lost = np.linalg.norm(guess.moved - moments.moved, axis=-1)[:, None]
     known = moments.cells_known
     add = _adder(moments.episode)
-    return {
+    found = {
         "walls": add((right, walls), (right, ~walls)),
         "walls_remembered": add((right, walls & known), (right, ~walls & known)),
         "walls_plain": add((plain, np.ones_like(walls))),
         "objects": add((away, np.ones_like(away))),
         "objects_remembered": add((away, moments.objects_known)),
         "objects_squared": add((away**2, np.ones_like(away))),
-        "place": add((lost, np.ones_like(lost))),
     }
+    if guess.moved is not None:
+        lost = np.linalg.norm(guess.moved - moments.moved, axis=-1)[:, None]
+        found["place"] = add((lost, np.ones_like(lost)))
+    return found
 
 
 def _adder(episode: np.ndarray) -> Callable[..., Totals]:

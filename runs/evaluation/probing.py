@@ -10,7 +10,7 @@ nothing.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -33,9 +33,6 @@ class Choice(NamedTuple):
 
     hidden: int  # units of its hidden layer; 0: it is linear
     dropout: float
-
-
-CHOICES = (Choice(0, 0.0), Choice(128, 0.3))
 
 
 class Batch(NamedTuple):
@@ -101,52 +98,56 @@ def _sample(maps: Tensor, places: Tensor) -> Tensor:
 
 
 class Reader:
-    """A probe of some features: learns from episodes, stops and chooses by others."""
+    """A probe of some features (M, n): learns from episodes, stops and chooses by others."""
+
+    tasks: ClassVar[Sequence[str]] = TASKS
+    choices: ClassVar[Sequence[Choice]] = (Choice(0, 0.0), Choice(128, 0.3))
+    components = COMPONENTS
 
     def __init__(self, features: np.ndarray, moments: Moments) -> None:
-        self.mean, self.scale = features.mean(0), np.maximum(features.std(0), RARE)
         self.prior, self.usual = prior(moments)
         self.reach = float(np.sqrt(np.square(moments.moved).sum(-1).mean())) + 1e-3
-        self.axes = self._axes(self._standard(features))
+        self._learn_scale(features)
         self.train = self._batch(features, moments)
         self.objects = moments.objects.shape[1]
-        self.best = {task: float("inf") for task in TASKS}
+        self.best = {task: float("inf") for task in self.tasks}
         self.chosen: dict[str, tuple[Choice, nn.Module]] = {}
 
-    def _standard(self, features: np.ndarray) -> Tensor:
-        features = ((features - self.mean) / self.scale).clip(-FAR, FAR)
-        return torch.as_tensor(features, dtype=torch.float32)
+    def _learn_scale(self, features: np.ndarray) -> None:
+        """What is usual, and the principal axes of features that are many."""
+        features = features.astype(np.float32)
+        self.mean, self.scale = features.mean(0), np.maximum(features.std(0), RARE)
+        self.axes = None
+        if features.shape[1] > self.components:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(0)
+                count = min(self.components, len(features))
+                self.axes = torch.svd_lowrank(self._standard(features), count)[2]
 
-    def _axes(self, features: Tensor) -> Tensor | None:
-        """Principal axes of features that are many."""
-        if features.shape[1] <= COMPONENTS:
-            return None
-        count = min(COMPONENTS, len(features))
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            return torch.svd_lowrank(features, count)[2]
+    def _prepared(self, features: np.ndarray) -> Tensor:
+        """As networks take them in."""
+        return self._standard(features)
+
+    def _standard(self, features: np.ndarray) -> Tensor:
+        """Along the axes, in units of what is usual; features are the last dimension."""
+        standard = ((features.astype(np.float32) - self.mean) / self.scale).clip(-FAR, FAR)
+        read = torch.as_tensor(standard, dtype=torch.float32)
+        return read if self.axes is None else read @ self.axes
 
     def _batch(self, features: np.ndarray, moments: Moments) -> Batch:
-        read = self._standard(features)
-        read = read if self.axes is None else read @ self.axes
         parts = (moments.around, moments.from_start, moments.walls)
         around, from_start, walls = (torch.as_tensor(part, dtype=torch.float32) for part in parts)
         moved = torch.as_tensor(moments.moved / self.reach, dtype=torch.float32)
-        return Batch(read, around, from_start, walls, torch.as_tensor(moments.objects), moved)
+        objects = torch.as_tensor(moments.objects)
+        return Batch(self._prepared(features), around, from_start, walls, objects, moved)
 
-    def fit(
-        self,
-        features: np.ndarray,
-        moments: Moments,
-        choices: Sequence[Choice] = CHOICES,
-        seed: int = 0,
-    ) -> None:
+    def fit(self, features: np.ndarray, moments: Moments, seed: int = 0) -> None:
         """Learn, with each choice; keep what is best on these other episodes."""
         valid = self._batch(features, moments)
-        for choice in choices:
+        for choice in self.choices:
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed)
-                for task in TASKS:
+                for task in self.tasks:
                     self._learn(task, choice, valid)
 
     def _learn(self, task: str, choice: Choice, valid: Batch) -> None:
@@ -175,8 +176,10 @@ class Reader:
         inputs = self.train.features.shape[1]
         if task == "place":
             return _body(inputs, 2, choice)
-        kinds = self.objects if task == "objects" else 1
-        return Maps(inputs, kinds, RANKS[task], choice)
+        return Maps(inputs, self._kinds(task), RANKS[task], choice)
+
+    def _kinds(self, task: str) -> int:
+        return self.objects if task == "objects" else 1
 
     def _loss(self, task: str, part: nn.Module, batch: Batch) -> Tensor:
         if task == "place":
@@ -199,5 +202,8 @@ class Reader:
             self._logits(task, self.chosen[task][1], batch) for task in ("walls", "objects")
         )
         places = objects.double().softmax(-1).numpy() @ moments.centres
+        walls = walls[:, 0].double().numpy()
+        if "place" not in self.tasks:
+            return Guess(walls, self.usual, places)
         moved = self.chosen["place"][1](batch.features).double().numpy() * self.reach
-        return Guess(walls[:, 0].double().numpy(), self.usual, places, moved)
+        return Guess(walls, self.usual, places, moved)

@@ -18,7 +18,7 @@ from envs import EnvStreams
 from envs.vector import Record
 from runs.evaluation.mazes import Walk
 from runs.evaluation.play import AgentPlayer
-from worldmodel.types import Carry, tree_leaves
+from worldmodel.types import Carry, tree_leaves, tree_map
 
 MOST = 512  # numbers of a leaf
 SEED = 0  # of the signs
@@ -49,16 +49,20 @@ class Witness:
             self.player.state = self.player.state._replace(prev_action=taken)
         for i in np.flatnonzero(record.is_first).tolist():
             self.notes[i][len(self.notes[i]) - (not self.over[i]) :] = [{}]
-        due = np.flatnonzero(self.player.steps % self.every == 0)
+        due = np.flatnonzero(self._due(self.player.steps))
         if len(due):
-            self._note(record, due)
+            self._note(record, due, action)
         self.over = record.is_last
         return action
 
-    def _note(self, record: Record, due: np.ndarray) -> None:
+    def _note(self, record: Record, due: np.ndarray, action: np.ndarray) -> None:
         rows = torch.as_tensor(due, device=self.agent.device)
         on, off = (
-            flatten(carry)[rows].clamp(-LARGEST, LARGEST).half().cpu().numpy()
+            self._known(tree_map(lambda leaf: leaf[rows], carry), due, action)
+            .clamp(-LARGEST, LARGEST)
+            .half()
+            .cpu()
+            .numpy()
             for carry in (self.player.state.carry, self._of_one_frame(record))
         )
         for k, i in enumerate(due.tolist()):
@@ -66,6 +70,14 @@ class Witness:
             notes[step] = on[k], off[k]
             for early in [one for one in notes if one < step / 2]:
                 del notes[early]  # of the first half, however long the episode will be
+
+    def _due(self, steps: np.ndarray) -> np.ndarray:
+        """Whether it is time, so many steps into each episode."""
+        return steps % self.every == 0
+
+    def _known(self, carry: Carry, due: np.ndarray, action: np.ndarray) -> Tensor:
+        """Of the environments that are `due`, (due, ...) numbers; `action` is what all do next."""
+        return flatten(carry)
 
     @torch.no_grad()
     def _of_one_frame(self, record: Record) -> Carry:

@@ -107,7 +107,7 @@ def verdict(report: Report) -> str:
     if not on["success"]:
         key, does = ("return", "reaches a mean return of {}, with memory off {}")
     remembers = surely_more(on[key], off[key])
-    means = "it acts by what it remembers" if remembers else "memory makes no clear difference"
+    means = "it acts by what it remembers" if remembers else "no clear difference in so many"
     return f"The agent {does.format(*map(_value, (on[key], off[key])))}: {means}."
 
 

@@ -39,8 +39,16 @@ def find_suites(names: Sequence[str], subject: Subject) -> list[Suite]:
 
 
 def _measurable(subject: Subject) -> list[Suite]:
-    lacks = {name: suite.missing(subject) for name, suite in SUITES.items()}
-    if found := [SUITES[name] for name, lack in lacks.items() if not lack]:
+    lacks = left_out(subject)
+    if found := [suite for name, suite in SUITES.items() if name not in lacks]:
         return found
     reasons = "; ".join(f"{name}: {lack}" for name, lack in lacks.items())
     raise ValueError(f"{subject.run}: no suite can measure this run. {reasons}.")
+
+
+def left_out(subject: Subject) -> dict[str, str]:
+    """The suites that are not among all of a subject, and why."""
+    lacks = {name: suite.missing(subject) for name, suite in SUITES.items()}
+    if not lacks[recall.RECALL.name]:
+        lacks[recall.DREAM.name] = f"{recall.RECALL.name} measures it as well"
+    return {name: lack for name, lack in lacks.items() if lack}

@@ -111,3 +111,18 @@ def test_a_tour_goes_round_and_touches_nothing(size):
         assert len({(int(x), int(y)) for x, y in poses[:, :2]}) > 4
     assert np.mean(back) > 0.6
     assert not any(rewards)
+
+
+def test_asking_leads_to_every_place():
+    """Fails where the second of two actions leads elsewhere than the first announces."""
+    env = make("clew/LedMaze-7x7-v0")
+    _, info = env.reset(seed=0)
+    action = env.unwrapped.explore(np.random.default_rng(0))
+    asked = env.unwrapped.ask(action)
+    y, x = np.argwhere(info["maze_layout"])[-1]
+    first, second = asked[y, x, 1]
+    assert np.array_equal(first[: guide.CODE], action[: guide.CODE])
+    assert np.array_equal(first[guide.CODE :], second[: guide.CODE])
+    *_, info = env.step(second)
+    assert tuple(map(int, info["agent_pos"])) == (x, y)
+    assert tuple(np.round(info["agent_dir"]).astype(int)) == guide.AHEAD[1]

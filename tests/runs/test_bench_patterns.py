@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runs.bench import patterns
-from runs.bench.latent_training import Films, Stage, batch, schedule, with_noise
+from runs.bench.latent_training import CHUNK, Films, Stage, batch, rehearsed, schedule, with_noise
 from runs.bench.patterns import PATTERNS, Plan, backbone_size, sized
 from runs.bench.patterns_view import psnr, questions
 from runs.cli import main
@@ -124,6 +124,19 @@ def test_noise_leaves_the_beginning_alone() -> None:
     clean, drowned = (late == 0).float().mean(), (late > 0.85).float().mean()
     assert 0.15 < clean < 0.35
     assert 0.3 < drowned < 0.5
+
+
+def test_frames_count_as_often_as_is_asked() -> None:
+    """Fails where a frame is lost or comes once too often, or nothing is mixed."""
+
+    def fresh():
+        yield from ({"x": torch.arange(4) + 4 * k} for k in range(CHUNK))
+
+    assert [batch["x"].tolist() for batch in rehearsed(fresh(), 1)][1] == [4, 5, 6, 7]
+    mixed = [batch["x"] for batch in rehearsed(fresh(), 3)]
+    assert torch.cat(mixed).bincount().tolist() == [3] * (4 * CHUNK)
+    assert {len(batch) for batch in mixed} == {4}
+    assert any(batch.diff().abs().max() > 4 for batch in mixed)
 
 
 def test_rates_rise_and_fall() -> None:

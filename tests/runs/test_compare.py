@@ -36,7 +36,12 @@ def test_runs_side_by_side(copied: Path, tmp_path: Path, capsys: pytest.CaptureF
     for _ in range(2):
         assert main(["compare", *asked[:2], "--out", str(tmp_path / "side")]) == 0
     page = (tmp_path / "side-2" / "report.html").read_text()
-    for word in ("memory horizon", "Seeds together", "run, other", "episodes differs: 4, 6."):
+    for word in (
+        "memory horizon",
+        "Seeds together",
+        "run, other",
+        "episodes differs: 4 (run, other); 6 (other).",
+    ):
         assert word in page
     assert page.count("data:image/png;base64,") == 1
 
@@ -80,9 +85,9 @@ def test_no_run_counts_twice(
     shown = "".join(capsys.readouterr().out.split())
     assert "Seedstogether" not in shown
     page = (tmp_path / "side" / "report.html").read_text()
-    assert page.count(f"<tr><td>{copied}</td>") == 1
-    assert page.count(f"<tr><td>{again}</td>") == 1
-    assert page.index(f"<tr><td>{copied}</td>") < page.index(f"<tr><td>{again}</td>")
+    assert page.count(f"<th>{copied}</th>") == 1
+    assert page.count(f"<th>{again}</th>") == 1
+    assert page.index(f"<th>{copied}</th>") < page.index(f"<th>{again}</th>")
 
 
 def test_seeds_measured_in_different_tasks_are_not_one(

@@ -182,7 +182,10 @@ def test_a_model_alone_has_no_policy_to_measure(
     (copied / "config.json").write_text(json.dumps(form))
     assert main(["evaluate", str(copied), "--suite", "ablate-memory"]) == 2
     assert "no policy to measure" in capsys.readouterr().err
-    assert evaluated(copied, "--suite", "all", "--episodes", "4").keys() == {"dreamed", "horizon"}
+    found = evaluated(copied, "--suite", "all", "--episodes", "4")
+    assert found.keys() == {"dreamed", "horizon"}
+    assert "left out: return (it learned the world model alone" in capsys.readouterr().out
+    assert list(horizon.headline(found["horizon"])) == ["memory horizon, of predictions"]
 
 
 def test_an_unfinished_run_is_measured_and_said_so(

@@ -16,6 +16,15 @@ WAYS = {
     "mean": "the mean of the watched frames",
     "drawn": "the truth, as well as it can be drawn",
 }
+SHORT = {
+    "dream": "dreamed",
+    "memory_off": "memory off",
+    "first_frame": "first frame",
+    "shuffled": "shuffled",
+    "still": "last kept",
+    "mean": "mean",
+    "drawn": "truth drawn",
+}
 FLOORS = ("memory_off", "first_frame", "shuffled", "still", "mean")
 TASKS = {"retrieval": "Retrieval: the way leads back", "reasoning": "Reasoning: the way goes on"}
 UNITS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
@@ -58,10 +67,13 @@ def verdict(part: dict[str, Any]) -> str:
     dreamed, other = ways["dream"]["psnr"], ways[floor]["psnr"]
     remembers = all(surely_more(dreamed, ways[way]["psnr"]) for way in FLOORS)
     means = "it remembers what it watched" if remembers else "that shows no memory"
-    return (
+    text = (
         f"The dream reaches {dreamed['mean']:.2f} dB, its highest floor ({WAYS[floor]}) "
         f"{other['mean']:.2f} dB: {means}."
     )
+    if (drawn := ways["drawn"]["psnr"]["mean"]) <= other["mean"]:
+        text += f" It draws too badly for any to be seen: what it sees, to {drawn:.2f} dB only."
+    return text
 
 
 def _by_age(part: dict[str, Any]) -> Sheet:
@@ -71,7 +83,7 @@ def _by_age(part: dict[str, Any]) -> Sheet:
         if group["frames"]:
             values = [found["psnr_by_age"][index]["mean"] for found in ways.values()]
             rows.append((ages_in_words(group), str(group["frames"]), *map("{:.2f}".format, values)))
-    columns = ("last watched", "frames", *ways)
+    columns = ("last watched", "frames", *(SHORT[way] for way in ways))
     return Sheet("PSNR (dB) by how long ago the same view was watched", columns, rows)
 
 
@@ -89,8 +101,8 @@ def _figure(title: str, part: dict[str, Any]) -> Figure:
     aged = "psnr_by_age" in part["ways"]["dream"]
     figure = Figure(figsize=(11 if aged else 6, 4), layout="constrained")
     axes = figure.subplots(1, 2 if aged else 1, squeeze=False)[0]
-    for way, found in part["ways"].items():
-        style = {"color": "C0", "linewidth": 2.0} if way == "dream" else {"linewidth": 0.8}
+    for index, (way, found) in enumerate(part["ways"].items()):
+        style = {"color": f"C{index}", "linewidth": 2.0 if way == "dream" else 0.8}
         line = [float("nan") if v is None else v for v in found["psnr_by_frame"]]
         axes[0].plot(range(1, len(line) + 1), line, label=WAYS[way], **style)
         if aged:

@@ -106,6 +106,17 @@ def test_who_remembers_nothing_scores_at_the_floor(walks: Walks) -> None:
     assert part["ways"]["dream"] == part["ways"]["still"] == part["ways"]["memory_off"]
     assert psnr(part, "dream") < 40
     assert "no memory" in recall_view.verdict(part)
+    assert "draws too badly" not in recall_view.verdict(part)
+
+
+def test_who_cannot_draw_is_told_so(walks: Walks) -> None:
+    """Fails where no memory is concluded from pictures that show nothing."""
+
+    class Blind(Rememberer):
+        def draw(self, frames: Tensor) -> Tensor:
+            return torch.full_like(frames, 255)
+
+    assert "draws too badly" in recall_view.verdict(compared(Blind(), walks))
 
 
 def test_who_only_adds_up_actions_is_caught(walks: Walks) -> None:

@@ -29,9 +29,9 @@ from runs.dataset import settled
 from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
-from runs.evaluation.subject import check_suites, load_subject
+from runs.evaluation.subject import load_subject
 from runs.evaluation.suite import Budget, Subject
-from runs.evaluation.suites import ALL, find_suites, left_out
+from runs.evaluation.suites import ALL, check_suites, find_suites, left_out
 from runs.recipes import RECIPES, find_recipe
 from worldmodel.pattern import PATTERNS
 

@@ -1,7 +1,6 @@
 """From a run's folder to what can be measured; what cannot be is refused before any play."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from runs.baselines.load import is_baseline, load_baseline
 from runs.config import Config
 from runs.device import pick_device, pick_scan
 from runs.evaluation.play import new_streams
-from runs.evaluation.suite import Subject, Suite
+from runs.evaluation.suite import Subject
 from worldmodel.layers import use_scan
 from worldmodel.spaces import space_to_json
 
@@ -91,15 +90,3 @@ def _check_spaces(subject: Subject) -> None:
                 f"{config.env} has the {kind} space {space}, the agent of {subject.run} learned in "
                 f"{known}: it can only be measured where it looks the same."
             )
-
-
-def check_suites(subject: Subject, suites: Sequence[Suite]) -> None:
-    """Refuse, before anything is played, what cannot be measured.
-
-    Raises:
-        ValueError: names every suite that cannot be, and why.
-    """
-    missing = {suite.name: suite.missing(subject) for suite in suites}
-    reasons = [f"suite {name} cannot be measured: {why}." for name, why in missing.items() if why]
-    if reasons:
-        raise ValueError(f"{subject.run}: {' '.join(reasons)}")

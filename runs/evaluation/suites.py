@@ -38,6 +38,22 @@ def find_suites(names: Sequence[str], subject: Subject) -> list[Suite]:
     return [SUITES[name] for name in dict.fromkeys(names)]
 
 
+def check_suites(subject: Subject, suites: Sequence[Suite]) -> None:
+    """Refuse, before anything is played, what cannot be measured.
+
+    Raises:
+        ValueError: names every suite that cannot be and why, and those that can.
+    """
+    missing = {suite.name: suite.missing(subject) for suite in suites}
+    reasons = [f"suite {name} cannot be measured: {why}." for name, why in missing.items() if why]
+    if not reasons:
+        return
+    lacks = left_out(subject)
+    if others := [name for name in SUITES if name not in lacks]:
+        reasons.append(f"What can be: --suite {' '.join(others)}.")
+    raise ValueError(f"{subject.run}: {' '.join(reasons)}")
+
+
 def _measurable(subject: Subject) -> list[Suite]:
     lacks = left_out(subject)
     if found := [suite for name, suite in SUITES.items() if name not in lacks]:

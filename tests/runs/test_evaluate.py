@@ -181,7 +181,9 @@ def test_a_model_alone_has_no_policy_to_measure(
     form["config"]["model_only"] = True
     (copied / "config.json").write_text(json.dumps(form))
     assert main(["evaluate", str(copied), "--suite", "ablate-memory"]) == 2
-    assert "no policy to measure" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no policy to measure" in said
+    assert "What can be: --suite horizon dreamed." in said
     found = evaluated(copied, "--suite", "all", "--episodes", "4")
     assert found.keys() == {"dreamed", "horizon"}
     assert "left out: return (it learned the world model alone" in capsys.readouterr().out

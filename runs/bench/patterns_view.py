@@ -88,7 +88,7 @@ def picture(report: Report) -> Figure:
     _name(ages, "Retrieval", "frames since that place was last watched", "PSNR, dB")
     _name(frames, "Reasoning", "frames since the last one that was watched", "PSNR, dB")
     _name(learning, "Learning", "updates", "nats of a frame")
-    ages.legend(fontsize=8)
+    figure.legend(*ages.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 

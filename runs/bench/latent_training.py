@@ -78,6 +78,7 @@ def rehearsed(batches: Iterator[dict[str, Tensor]], passes: int) -> Iterator[dic
     """Every frame in `passes` batches, mixed anew each time within so many as are at hand."""
     if passes == 1:
         yield from batches
+        return
     while chunk := list(islice(batches, CHUNK)):
         frames = {name: torch.cat([batch[name] for batch in chunk]) for name in chunk[0]}
         count, size = (len(next(iter(part.values()))) for part in (frames, chunk[0]))

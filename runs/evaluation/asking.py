@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agent.agent import Agent
+from envs.vector import Record
 from runs.evaluation.remembering import Witness
 from worldmodel.types import Carry, tree_map
 
@@ -20,17 +21,16 @@ AT_ONCE = 81  # places: every one is asked of a copy of all that is carried
 class Asker(Witness):
     """A player whose notes are its agent's answers, (rows, columns, headings, features)."""
 
-    def _due(self, steps: np.ndarray) -> np.ndarray:
-        """Not at the very beginning: questions are costly, and nothing is remembered yet."""
-        return super()._due(steps) & (steps > 0)
+    def _due(self, record: Record) -> np.ndarray:
+        """Not at the beginning, when nothing is remembered yet, but at the end of every episode."""
+        return super()._due(record) & ~record.is_first | record.is_last
 
     def _known(self, carry: Carry, due: np.ndarray, action: np.ndarray) -> Tensor:
         questions = torch.as_tensor(self.streams.ask(action)[due], device=self.agent.device)
-        rows = range(len(due))
         return torch.stack(
             [
                 answers(self.agent, tree_map(lambda leaf, k=k: leaf[k : k + 1], carry), asked)
-                for k, asked in zip(rows, questions, strict=True)
+                for k, asked in enumerate(questions)
             ]
         )
 

@@ -131,14 +131,14 @@ def sheets(report: Report) -> list[Sheet]:
         (f"{point['delay']:,}", written(point["memory"]), written(point["memory_off"]))
         for point in report["by_delay"]
     ]
-    what = "Rewards predicted right" if report["predicted"] else "Success"
+    what = "Rewards predicted right" if report.get("predicted") else "Success"
     title = f"{what} by delay ({report['argument']}), trained at {report['trained']:,}"
     return [Sheet(title, ("delay", "with memory", "memory off"), rows, verdict(report))]
 
 
 def headline(report: Report) -> dict[str, str]:
     """What a comparison shows; what a policy masters is never shown as what a model predicts."""
-    name = "memory horizon, of predictions" if report["predicted"] else "memory horizon"
+    name = "memory horizon, of predictions" if report.get("predicted") else "memory horizon"
     return {name: f"{report['horizon']:,} steps (trained at {report['trained']:,})"}
 
 

@@ -7,6 +7,9 @@ what is there mostly, the poses alone, the state with memory off, integrated act
 ceiling, all that was ever in sight. What is out of sight is counted by itself: cells and objects
 that were seen before and are not in view are what memory is for.
 
+Where actions name places, the state is read by its answers: what the model expects to see at every
+place (`asking`). Its own place is not asked for there, since it was told.
+
 After the probing of Memory Maze (Pasukonis et al. 2022), whose figures for 9x9 are the share of
 cells that are right and the squared error of objects. Different here: some hundred episodes instead
 of 30,000, so a smaller probe; and as predicting a constant is right in 80.8 % of their cells, walls

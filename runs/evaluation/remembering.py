@@ -49,7 +49,7 @@ class Witness:
             self.player.state = self.player.state._replace(prev_action=taken)
         for i in np.flatnonzero(record.is_first).tolist():
             self.notes[i][len(self.notes[i]) - (not self.over[i]) :] = [{}]
-        due = np.flatnonzero(self._due(self.player.steps))
+        due = np.flatnonzero(self._due(record))
         if len(due):
             self._note(record, due, action)
         self.over = record.is_last
@@ -71,9 +71,9 @@ class Witness:
             for early in [one for one in notes if one < step / 2]:
                 del notes[early]  # of the first half, however long the episode will be
 
-    def _due(self, steps: np.ndarray) -> np.ndarray:
-        """Whether it is time, so many steps into each episode."""
-        return steps % self.every == 0
+    def _due(self, record: Record) -> np.ndarray:
+        """In which environments it is time for a note."""
+        return self.player.steps % self.every == 0
 
     def _known(self, carry: Carry, due: np.ndarray, action: np.ndarray) -> Tensor:
         """Of the environments that are `due`, (due, ...) numbers; `action` is what all do next."""

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from envs import EnvStreams
+from envs.vector import Record
 from runs.cli import main
 from runs.config import Config
 from runs.recipes import RECIPES
@@ -56,3 +59,21 @@ def quick() -> Callable[..., Config]:
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A run that may be written to."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+class Explorer:
+    """A player that does what the environment's own explorer does."""
+
+    def begin(self, streams: EnvStreams) -> None:
+        """Get to know the environments."""
+        self.streams = streams
+
+    def act(self, record: Record) -> np.ndarray:
+        """Ask it."""
+        return self.streams.explore()
+
+
+@pytest.fixture(scope="session")
+def explorer() -> Explorer:
+    """The environment's own explorer, as a player."""
+    return Explorer()

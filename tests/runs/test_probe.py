@@ -8,13 +8,11 @@ import pytest
 import torch
 
 from agent.agent import Agent
-from envs import EnvStreams
-from envs.vector import Record
 from runs.config import Config
 from runs.evaluation import probe
 from runs.evaluation.known import Odometer, all_seen, moments_of, turned
 from runs.evaluation.mazes import Walk, walk
-from runs.evaluation.play import new_streams
+from runs.evaluation.play import Player, new_streams
 from runs.evaluation.suite import Budget, Report, Subject, quiet
 from worldmodel.model import ModelConfig
 
@@ -22,22 +20,10 @@ MAZE = Config(env="clew/MemoryMaze-7x7-v0")
 EPISODES, ACTIONS = 72, 6
 
 
-class Explorer:
-    """The environment's own."""
-
-    def begin(self, streams: EnvStreams) -> None:
-        """Get to know the environments."""
-        self.streams = streams
-
-    def act(self, record: Record) -> np.ndarray:
-        """Ask it."""
-        return self.streams.explore()
-
-
 @pytest.fixture(scope="module")
-def walks() -> list[Walk]:
+def walks(explorer: Player) -> list[Walk]:
     """Episodes of an explorer."""
-    return walk(Explorer(), MAZE, EPISODES, 0, 20_000)
+    return walk(explorer, MAZE, EPISODES, 0, 20_000)
 
 
 @pytest.fixture(scope="module")

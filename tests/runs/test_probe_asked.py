@@ -11,10 +11,10 @@ from agent.agent import Agent
 from envs.memory_maze import guide
 from runs.config import Config
 from runs.evaluation import grids, probe
-from runs.evaluation.asking import answers
+from runs.evaluation.asking import Asker, answers
 from runs.evaluation.grids import HEADINGS, GridReader
 from runs.evaluation.mazes import Walk, walk
-from runs.evaluation.play import RandomPlayer, new_streams
+from runs.evaluation.play import Player, new_streams
 from runs.evaluation.suite import Budget, Subject, quiet
 from worldmodel.model import ModelConfig
 
@@ -22,19 +22,9 @@ MAZE = Config(env="clew/LedMaze-7x7-v0", model_only=True)
 EPISODES, STEPS, AHEAD = 60, 120, 3
 
 
-class Explorer(RandomPlayer):
-    """The environment's own."""
-
-    def begin(self, streams) -> None:
-        self.streams = streams
-
-    def act(self, record) -> np.ndarray:
-        return self.streams.explore()
-
-
 @pytest.fixture(scope="module")
-def walks() -> list[Walk]:
-    return walk(Explorer(), MAZE, EPISODES, 0, STEPS)
+def walks(explorer: Player) -> list[Walk]:
+    return walk(explorer, MAZE, EPISODES, 0, STEPS)
 
 
 def views(one: Walk) -> np.ndarray:
@@ -123,3 +113,12 @@ def test_an_answer_is_what_the_model_expects_there() -> None:
     prior = agent.model.transition(after.features, agent.model.actions.encode(second)).exp()
     by_hand = agent.model.from_latents(prior.flatten(-2)).flatten()
     torch.testing.assert_close(found[3, 5, 2], by_hand)
+
+
+def test_episodes_too_short_to_be_asked_in_are_asked_at_their_end() -> None:
+    """Fails where a short episode leaves no note, and ends the suite without a word."""
+    asker = Asker(subject().agent, explores=True, every=200)
+    walks = walk(asker, MAZE, 2, 0, 7)
+    times, on, off = asker.known(walks)
+    assert [at.tolist() for at in times] == [[7], [7]]
+    assert on[0].shape == off[1].shape

@@ -51,7 +51,7 @@ def _read(env: gym.Env) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     sizes, observation, action, wrong = Config().model, {}, {}, []
     try:
         leaves = flatten_space(env.observation_space)
-        codec = ObservationCodec(env.observation_space, sizes.width, sizes.grid)
+        codec = ObservationCodec(env.observation_space, sizes.codec, sizes.grid)
         parts = zip(codec.names, codec.about, strict=True)
         observation = {name: {"space": _short(leaves[name]), "read": read} for name, read in parts}
         texts = text_leaves(env.observation_space)

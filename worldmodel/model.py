@@ -78,6 +78,9 @@ class ModelConfig:
     """Scans begin as memories of single tokens: what was seen comes to be found again sooner."""
     grid: int = 4
     """Rows and columns of tokens of a frame with images."""
+    codec: int = 64
+    """Width of a token while it is encoded and decoded: 256 draws small things, for some three
+    times the time."""
     latents: int = 8
     """Categoricals of a token."""
     classes: int = 16
@@ -93,7 +96,7 @@ class ModelConfig:
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        for name in ("width", "head", "state", "expand", "grid", "latents", "recalls"):
+        for name in ("width", "head", "state", "expand", "grid", "codec", "latents", "recalls"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} = {getattr(self, name)} must be at least 1.")
         if self.kept < 0:
@@ -158,14 +161,16 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.codec = ObservationCodec(observation_space, config.width, config.grid)
+        self.codec = ObservationCodec(observation_space, config.codec, config.grid)
         self.actions = ActionCodec(action_space)
         sizes = config.width, config.head, config.state, config.expand, config.sharp
         self.sizes = Sizes(self.codec.grid, *sizes)
         shape, width, tokens = (config.latents, config.classes), config.width, self.sizes.tokens
-        self.to_latents = scale_last(mlp(width, width, shape[0] * shape[1]), SHARPNESS)
+        self.frame_place = nn.Parameter(0.02 * torch.randn(tokens, config.codec))
+        logits = mlp(config.codec, config.codec, shape[0] * shape[1])
+        self.to_latents = scale_last(logits, SHARPNESS)
+        self.to_frame = nn.Linear(shape[0] * shape[1], config.codec)
         self.from_latents = nn.Linear(shape[0] * shape[1], width)
-        self.to_frame = nn.Linear(shape[0] * shape[1], width)
         self.place = nn.Parameter(0.02 * torch.randn(tokens, width))
         self.action = nn.Linear(self.actions.size, width)
         self.backbone = Backbone(self.sizes, config.layers)
@@ -241,7 +246,7 @@ class WorldModel(nn.Module):
     def codec_parameters(self) -> list[nn.Parameter]:
         """What `codec_loss` depends on."""
         parts = (self.codec, self.to_latents, self.to_frame)
-        return [self.place, *(p for part in parts for p in part.parameters())]
+        return [self.frame_place, *(p for part in parts for p in part.parameters())]
 
     def transition_loss(
         self,
@@ -363,14 +368,14 @@ class WorldModel(nn.Module):
         frames = {name: value.flatten(0, 1) for name, value in observation.items()}
         prepared = self.codec.prepare(frames)
         tokens = self.codec.encode(prepared).unflatten(0, batch)
-        logits = self._split(self.to_latents(tokens + self.place))
+        logits = self._split(self.to_latents(tokens + self.frame_place))
         return latent.unimix(latent.capped(logits)), prepared
 
     def _split(self, logits: Float[Tensor, "*n KC"]) -> Float[Tensor, "*n K C"]:
         return logits.unflatten(-1, (self.config.latents, self.config.classes))
 
     def _decode(self, latents: Float[Tensor, "n S K C"]) -> dict[str, Tensor]:
-        return self.codec.decode(self.to_frame(latents.flatten(-2)))
+        return self.codec.decode(self.to_frame(latents.flatten(-2)) + self.frame_place)
 
     def _prediction_losses(
         self, features, latents, records: Records, prepared: dict[str, Tensor]

@@ -194,6 +194,17 @@ def test_decoding_gives_observations(observation, action, layers) -> None:
         assert ((decoded["goal"] >= 1) & (decoded["goal"] <= 3)).all()
 
 
+def test_every_token_is_drawn_for_its_place() -> None:
+    """Fails where equal latents have to look alike wherever they lie, or the codec's width does
+    not stand apart from that of the memory."""
+    model = make(MIXED, spaces.Discrete(3), codec=12)
+    shape = (1, model.sizes.tokens, SMALL.latents, SMALL.classes)
+    picture = model.decode(torch.ones(shape) / SMALL.classes)["camera"][0]
+    corners = [picture[:4, :4], picture[:4, 4:], picture[4:, :4], picture[4:, 4:]]
+    assert all((one - corners[0]).abs().max() > 1 for one in corners[1:])
+    assert {p.shape[-1] for p in (model.frame_place, model.place)} == {12, SMALL.width}
+
+
 @cases
 def test_action_that_led_to_a_first_record_is_ignored(observation, action, layers) -> None:
     """Fails where the last action of one episode is seen by the next one."""
@@ -381,7 +392,15 @@ def test_learns_what_comes_next() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("width", 0), ("head", 0), ("state", -1), ("expand", 0), ("grid", 0), ("latents", 0)],
+    [
+        ("width", 0),
+        ("head", 0),
+        ("state", -1),
+        ("expand", 0),
+        ("grid", 0),
+        ("codec", 0),
+        ("latents", 0),
+    ],
 )
 def test_sizes_below_one_are_refused(setting: str, value: int) -> None:
     """Fails where a size that makes no sense passes, or the error does not name the setting."""

@@ -160,8 +160,11 @@ def _prepare(plan: Plan, out: Path, say: Say) -> None:
     torch.manual_seed(plan.seed)
     streams = make_streams(_config(plan, PATTERNS[0]), STREAMS, plan.seed)
     agent = _agent(plan, PATTERNS[0], streams)
-    learn_codec(agent.model, streams, plan.codec_updates, plan.codec_passes, say)
-    save_file(_codec(agent), out / CODEC)
+    if (out / CODEC).exists():
+        agent.load_state_dict(load_file(out / CODEC), strict=False)
+    else:
+        learn_codec(agent.model, streams, plan.codec_updates, plan.codec_passes, say)
+        save_file(_codec(agent), out / CODEC)
     films = film(agent.model, streams, plan.episodes, plan.frames, say)
     streams.close()
     partial_file = out / f".{FILMS}.partial"

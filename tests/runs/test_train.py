@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_is_saved_and_can_be_repeated(
         seen["updates"] = trainer.learner.updates
         scale = trainer.learner.behaviour.scale.state_dict()
         seen["scale"] = {name: value.clone() for name, value in scale.items()}
-        if trainer.env_steps == 160:
+        if trainer.env_steps >= 160:
             poison_batch(trainer)
 
     config, crash = quick(), tmp_path / "crash"

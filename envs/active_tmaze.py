@@ -42,7 +42,8 @@ class ActiveTMaze(TMaze):
 
     ## Arguments
     * `length`: steps from the start to the junction; the cue must be kept for `length` + `fetch`.
-    * `spare`: steps an agent may waste, so that exploration meets the reward at all.
+    * `spare`: steps an agent may waste, so that exploration meets the reward at all; None: 8 % of
+      `length`, at least 8.
     * `fetch`: steps from the start back to the cue.
     * `render_mode`: None, "ansi" or "rgb_array".
 
@@ -53,7 +54,11 @@ class ActiveTMaze(TMaze):
     """
 
     def __init__(
-        self, length: int = 100, spare: int = 8, fetch: int = 1, render_mode: str | None = None
+        self,
+        length: int = 100,
+        spare: int | None = None,
+        fetch: int = 1,
+        render_mode: str | None = None,
     ) -> None:
         if fetch < 1:
             raise ValueError(f"ActiveTMaze fetch is {fetch}: put the cue at least 1 step back")

@@ -11,6 +11,7 @@ from envs.window import check_render_mode
 
 FORWARD = 0
 NOTHING = -1
+SPARE = 0.08  # of the length may be wasted, where nothing else is said; at least 8 steps
 SLIP = 0.05  # how often an explorer tries something else on the way
 GROUND, ANSWER, AGENT = (160, 160, 160), (0, 200, 0), (220, 40, 40)
 KINDS = np.array(
@@ -45,8 +46,10 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
     end: int
     before = 0
 
-    def __init__(self, length: int, spare: int, render_mode: str | None) -> None:
+    def __init__(self, length: int, spare: int | None, render_mode: str | None) -> None:
         name = type(self).__name__
+        if spare is None:
+            spare = max(8, round(SPARE * length))
         if spare < 0:
             raise ValueError(f"{name} spare is {spare}: give 0 or more extra steps")
         check_render_mode(self, render_mode)

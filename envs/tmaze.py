@@ -39,7 +39,8 @@ class TMaze(Corridor):
 
     ## Arguments
     * `length`: steps from the start to the junction, which is how long the cue must be kept.
-    * `spare`: steps an agent may waste, so that exploration meets the reward at all.
+    * `spare`: steps an agent may waste, so that exploration meets the reward at all; None: 8 % of
+      `length`, at least 8.
     * `render_mode`: None, "ansi" or "rgb_array".
 
     ## Source
@@ -53,7 +54,9 @@ class TMaze(Corridor):
     answer_names = ("up", "down")
     end = JUNCTION
 
-    def __init__(self, length: int = 100, spare: int = 8, render_mode: str | None = None) -> None:
+    def __init__(
+        self, length: int = 100, spare: int | None = None, render_mode: str | None = None
+    ) -> None:
         if length < 1:
             name = type(self).__name__
             raise ValueError(f"{name} length is {length}: give it a corridor of at least 1 step")

@@ -45,7 +45,7 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     played = {
         kind: {
             steps: _played(
-                subject, budget, partial(way, steps), tell, f"{NAMES[kind]} {steps:,} steps"
+                subject, budget, partial(way, steps), tell, f"{NAMES[kind]} {counted(steps)}"
             )
             for steps in choose(length)
         }
@@ -69,6 +69,11 @@ def spans(length: int) -> list[int]:
     return [4**power for power in range(20) if 4**power < length] or [1]
 
 
+def counted(steps: int) -> str:
+    """1 step, 2 steps."""
+    return f"{steps:,} step{'s' if steps > 1 else ''}"
+
+
 def _played(
     subject: Subject, budget: Budget, forget: Forget, tell: Tell, what: str
 ) -> list[Episode]:
@@ -81,12 +86,12 @@ def sheets(report: Report) -> list[Sheet]:
     """One table, a way of forgetting a row."""
     parts = [("memory whole", report["whole"])]
     parts += [
-        (f"{words} {found['steps']:,} steps", found)
+        (f"{words} {counted(found['steps'])}", found)
         for kind, words in NAMES.items()
         for found in report[kind]
     ]
     rows = [(name, written(found["return"]), written(found["success"])) for name, found in parts]
-    return [Sheet("What forgetting costs", ("memory", "return", "success"), rows)]
+    return [Sheet("What forgetting costs", ("memory", "return", "success"), rows, verdict(report))]
 
 
 def headline(report: Report) -> dict[str, str]:
@@ -94,17 +99,35 @@ def headline(report: Report) -> dict[str, str]:
 
     None where it earns no more, for sure, than with memory off.
     """
-    key = "success" if report["whole"]["success"] else "return"
+    key = _key(report)
     off, on = report["every"][0][key], report["whole"][key]
     floor, whole = value_of(off), value_of(on)
     enough = (f for f in report["every"] if value_of(f[key]) >= floor + 0.9 * (whole - floor))
-    least = next((f"{found['steps']:,} steps" for found in enough), "all of the episode")
+    least = next((counted(found["steps"]) for found in enough), "all of the episode")
     return {"memory needed": least if surely_more(on, off) else "none"}
+
+
+def verdict(report: Report) -> str:
+    """What was needed of the memory, and when, in a sentence."""
+    key, (least,) = _key(report), headline(report).values()
+    if least == "none":
+        return f"No memory needed: with memory off the {key} is not surely less."
+    worst = min(report["once"], key=lambda found: value_of(found[key]))
+    text = f"Nine tenths of what memory earns take a memory of {least}."
+    if not surely_more(report["whole"][key], worst[key]):
+        return f"{text} To clear it a single time costs nothing for sure."
+    when = f"after {counted(worst['steps'])} ({written(worst[key])})"
+    return f"{text} To clear it a single time costs most {when}."
+
+
+def _key(report: Report) -> str:
+    """What is compared: success where it is reported, else the return."""
+    return "success" if report["whole"]["success"] else "return"
 
 
 def figures(report: Report) -> dict[str, Figure]:
     """Both curves, success where it is reported, beside the whole memory."""
-    key = "success" if report["whole"]["success"] else "return"
+    key = _key(report)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     whole = value_of(report["whole"][key])
     for axes, (kind, words) in zip(figure.subplots(1, 2), NAMES.items(), strict=True):

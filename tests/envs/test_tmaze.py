@@ -31,6 +31,12 @@ def test_truncates_after_the_spare_steps(play):
     assert (terminated, truncated, info) == (False, True, {"is_success": False})
 
 
+@pytest.mark.parametrize(("length", "spare"), [(4, 8), (100, 8), (500, 40)])
+def test_a_long_corridor_has_more_steps_to_spare(play, length, spare):
+    _, rewards, *_ = play(TMaze(length), lambda _: BACK, seed=0)
+    assert len(rewards) == length + 1 + spare
+
+
 def test_a_turn_on_the_last_step_terminates(play):
     env = TMaze(length=2, spare=0)
     _, rewards, terminated, truncated, _ = play(env, TMazeOracle().act, seed=0)

@@ -169,12 +169,18 @@ def test_memory_is_not_claimed_for_noise() -> None:
         episodes = [Episode(0, 3, reward, None) for reward in rewards]
         return {"steps": 1, **returns.summary(episodes, False)}
 
-    def needed(off: list[float], on: list[float]) -> str:
-        report = {"every": [part(off)], "once": [part(off)], "whole": part(on)}
-        return ablate.headline(report)["memory needed"]
+    def said(off: list[float], on: list[float], once: list[float]) -> tuple[str, str]:
+        report = {"every": [part(off)], "once": [part(once)], "whole": part(on)}
+        return ablate.headline(report)["memory needed"], ablate.verdict(report)
 
-    assert needed([0.0, 1.0, 1.0], [1.0, 0.0, 1.1]) == "none"
-    assert needed([0.0, 0.1, 0.2], [1.0, 0.9, 1.1]) == "all of the episode"
+    bad, good = [0.0, 0.1, 0.2], [1.0, 0.9, 1.1]
+    needed, verdict = said([0.0, 1.0, 1.0], [1.0, 0.0, 1.1], bad)
+    assert needed == "none"
+    assert verdict.startswith("No memory needed")
+    needed, verdict = said(bad, good, bad)
+    assert needed == "all of the episode"
+    assert "costs most after 1 step (0.1 " in verdict
+    assert "costs nothing" in said(bad, good, good)[1]
 
 
 def test_horizons_say_where_memory_makes_no_difference() -> None:

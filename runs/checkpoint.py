@@ -70,8 +70,7 @@ def _learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     """All that an agent does not hold: critics, scales, optimisers and the rows' carries."""
     tensors = {name: value for name, value in learner.state_dict().items() if _beyond_agent(name)}
     for kind, optimiser in learner.optimisers.items():
-        for index, slots in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{kind}/{index}/{slot}": value for slot, value in slots.items()}
+        tensors |= optimiser_tensors(optimiser, f"optimiser/{kind}/")
     # Copies, since leaves of an initial carry may share memory, which safetensors refuses.
     leaves = enumerate(tree_leaves((learner.carry, learner.past)))
     tensors |= {f"carry/{i}": leaf.clone().contiguous() for i, leaf in leaves}
@@ -83,16 +82,32 @@ def _load_learner_tensors(learner: Learner, tensors: dict[str, torch.Tensor]) ->
     missing = learner.load_state_dict(weights, strict=False).missing_keys
     assert not [name for name in missing if _beyond_agent(name)], missing
     for kind, optimiser in learner.optimisers.items():
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith(f"optimiser/{kind}/"):
-                index, slot = name.split("/")[2:]
-                state.setdefault(int(index), {})[slot] = value
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        load_optimiser(optimiser, f"optimiser/{kind}/", tensors)
     rows = (learner.carry, learner.past)
     leaves = [tensors[f"carry/{i}"].to(leaf.device) for i, leaf in enumerate(tree_leaves(rows))]
     learner.carry, learner.past = tree_unflatten(rows, leaves)
     learner.updates = int(tensors["updates"])
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, torch.Tensor]:
+    """What an optimiser has gathered of each parameter, named PREFIX<parameter>/<slot>."""
+    return {
+        f"{prefix}{index}/{slot}": value
+        for index, slots in optimiser.state_dict()["state"].items()
+        for slot, value in slots.items()
+    }
+
+
+def load_optimiser(
+    optimiser: torch.optim.Optimizer, prefix: str, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Put back what `optimiser_tensors` took; other tensors are left alone."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            index, slot = name.removeprefix(prefix).split("/")
+            state.setdefault(int(index), {})[slot] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
 def _beyond_agent(name: str) -> bool:

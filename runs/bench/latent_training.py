@@ -6,17 +6,23 @@ having a better picture. Everything that is drawn depends on the seed and the nu
 not on the model.
 """
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from envs import EnvStreams, Record
+from runs import checkpoint
 from worldmodel.model import WorldModel
 from worldmodel.spaces import flatten_observation
 
@@ -27,8 +33,10 @@ NOISY, DROWNED = 0.75, 0.4  # shares of the rows that are noisy, and whose frame
 MOST_CLASSES = 256  # that a byte can tell apart
 SPREAD = 4  # steps between two batches of frames for the codec
 CHUNK = 64  # batches that are mixed
+KEEP_EVERY = 250  # updates; a multiple of the 50 of the curve
 
 Say = Callable[[str], None]
+Curve = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -129,15 +137,27 @@ def check_goes_on(record: Record, frames: int) -> None:
 
 
 def learn_transition(
-    model: WorldModel, films: Films, stages: tuple[Stage, ...], lr: float, seed: int, say: Say
-) -> list[dict[str, float]]:
-    """Learn everything but the codec; nats of a frame by the update, every 50 of them."""
+    model: WorldModel,
+    films: Films,
+    stages: tuple[Stage, ...],
+    lr: float,
+    seed: int,
+    say: Say,
+    unfinished: Path,
+) -> Curve:
+    """Learn everything but the codec; nats of a frame and core seconds, every 50 updates.
+
+    The file `unfinished` is written now and then; where it is there, learning goes on from it, to
+    the same end.
+    """
     known = {id(p) for p in model.codec_parameters()}
     parameters = [p for p in model.parameters() if id(p) not in known]
     optimiser = torch.optim.Adam(parameters, betas=BETAS)
     plan = [stage for stage in stages for _ in range(stage.updates)]
-    curve, recent = [], []
-    for update, stage in enumerate(plan):
+    curve = _go_on(unfinished, model, optimiser) if unfinished.exists() else []
+    recent = []
+    began = time.process_time() - (curve[-1]["seconds"] if curve else 0.0)
+    for update, stage in list(enumerate(plan))[int(curve[-1]["updates"]) if curve else 0 :]:
         latents, actions, noisy = batch(films, stage, seed, update, model.config.classes)
         first = torch.zeros(latents.shape[:2], dtype=torch.bool)
         first[:, 0] = True
@@ -146,9 +166,31 @@ def learn_transition(
         _step(optimiser, parameters, nats.mean(), lr * schedule(update, len(plan)), clip=10.0)
         recent.append(float(nats.detach().mean()))
         if len(recent) == 50 or update + 1 == len(plan):
-            curve.append({"updates": update + 1, "nats": sum(recent) / len(recent)})
+            point = {"updates": update + 1, "nats": sum(recent) / len(recent)}
+            curve.append(point | {"seconds": time.process_time() - began})
             say(f"update {update + 1} of {len(plan)}: {curve[-1]['nats']:.1f} nats a frame")
             recent = []
+            if (update + 1) % KEEP_EVERY == 0:
+                _keep(unfinished, model, optimiser, curve)
+    return curve
+
+
+def _keep(path: Path, model: WorldModel, optimiser: torch.optim.Optimizer, curve: Curve) -> None:
+    """Write all that learning has changed, whole or not at all."""
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors |= checkpoint.optimiser_tensors(optimiser, "optimiser/")
+    partial_file = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial_file, {"curve": json.dumps(curve)})
+    partial_file.replace(path)
+
+
+def _go_on(path: Path, model: WorldModel, optimiser: torch.optim.Optimizer) -> Curve:
+    """Put back what `_keep` wrote; the curve so far."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        curve = json.loads(file.metadata()["curve"])
+    model.load_state_dict({name: tensors[f"model/{name}"] for name in model.state_dict()})
+    checkpoint.load_optimiser(optimiser, "optimiser/", tensors)
     return curve
 
 

@@ -7,7 +7,6 @@ and about as many parameters; then the suite `recall` measures it (after Po et a
 
 import json
 import multiprocessing
-import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -188,18 +187,20 @@ def learn(plan: Plan, out: Path, name: str) -> None:
     """One pattern's training, in a folder that `clew evaluate` can read."""
     torch.set_num_threads(1)
     torch.manual_seed(plan.seed)
-    began, run, config = time.process_time(), out / _file(name), _config(plan, name)
+    run, config = out / _file(name), _config(plan, name)
     streams = make_streams(config, 1, plan.seed)
     agent = _agent(plan, name, streams)
     streams.close()
     agent.load_state_dict(load_file(out / CODEC), strict=False)
-    with (out / f"{_file(name)}.log").open("w") as log:
-        films = Films(**load_file(out / FILMS))
-        say = partial(_log, log)
-        curve = learn_transition(agent.model, films, plan.stages, plan.lr, plan.seed, say)
+    unfinished = out / f"{_file(name)}.unfinished"
+    with (out / f"{_file(name)}.log").open("a") as log:
+        films, say = Films(**load_file(out / FILMS)), partial(_log, log)
+        how = plan.stages, plan.lr, plan.seed, say, unfinished
+        curve = learn_transition(agent.model, films, *how)
     _keep(run, agent, config)
     report = {"pattern": name, "parameters": _parameters(agent), "curve": curve}
-    folder.write_json(run / LEARNED, report | {"seconds": time.process_time() - began})
+    folder.write_json(run / LEARNED, report | {"seconds": curve[-1]["seconds"]})
+    unfinished.unlink(missing_ok=True)
 
 
 def _config(plan: Plan, name: str) -> Config:

@@ -1,13 +1,17 @@
 """The comparison of patterns is fair, goes on where it stopped, and asks the right questions."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from runs.bench import patterns
+from runs.bench import latent_training, patterns
 from runs.bench.latent_training import CHUNK, Films, Stage, batch, rehearsed, schedule, with_noise
 from runs.bench.patterns import PATTERNS, Plan, backbone_size, sized
 from runs.bench.patterns_view import psnr, questions
@@ -90,6 +94,41 @@ def test_one_process_at_a_time_compares_in_a_folder(
     with locked(compared):
         assert main([*QUICK, "window:4", "--out", str(compared)]) == 2
     assert "by another process" in capsys.readouterr().err
+
+
+def test_learning_goes_on_where_it_was_cut_off(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a pattern that was cut off learns anew, or comes to another end."""
+    plan = replace(
+        patterns.tiny(Plan(env="clew/LedMaze-7x7-v0")), stages=(Stage(90, 1, 8), Stage(60, 1, 16))
+    )
+    monkeypatch.setattr(latent_training, "KEEP_EVERY", 50)
+    ends, log = [], patterns._log
+    for cut in (False, True):
+        out = tmp_path / str(cut)
+        out.mkdir()
+        for name in (patterns.CODEC, patterns.FILMS):
+            shutil.copyfile(compared / name, out / name)
+        if cut:
+            monkeypatch.setattr(patterns, "_log", cut_off)
+            with pytest.raises(InterruptedError):
+                patterns.learn(plan, out, "gru")
+            assert not (out / "gru").exists()
+            monkeypatch.setattr(patterns, "_log", log)
+        patterns.learn(plan, out, "gru")
+        (weights,) = out.glob("gru/checkpoints/*/agent.safetensors")
+        ends.append(load_file(weights))
+        assert len((out / "gru.log").read_text().splitlines()) == 3, "50 updates a line"
+        assert not (out / "gru.unfinished").exists()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def cut_off(log: TextIO, text: str) -> None:
+    """Say it, or be interrupted at update 100."""
+    if "update 100" in text:
+        raise InterruptedError
+    print(text, file=log)
 
 
 def test_every_pattern_learns_from_the_same_batches() -> None:

@@ -16,7 +16,7 @@ BIN = $(VENV)/bin
 KERNELS = $(VENV)/kernels
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS) $(PIP_ARGS)
 
-.PHONY: help venv dev train test test-kernels check format clean
+.PHONY: help venv dev train test test-kernels fuzz golden audit lock check format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -29,6 +29,12 @@ test: $(VENV)/.installed-dev ## run the tests on two cores
 
 test-kernels: $(KERNELS)/.installed ## run mamba-ssm's kernels beside ours, without a GPU (Linux)
 	@PYTHONPATH=$(KERNELS) $(BIN)/python -m pytest -n 2 tests/kernels $(ARGS)
+
+fuzz: $(VENV)/.installed-dev ## type ten times as much nonsense as the tests do, elsewhere every time
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 tests/runs/test_fuzz.py $(ARGS)
+
+golden: $(VENV)/.installed-dev ## renew the golden losses and weights, where learning was meant to change
+	@PYTHONPATH=. $(BIN)/python tests/runs/golden.py
 
 check: $(VENV)/.installed-dev ## format, lint, types and import contracts, changing nothing
 	@$(BIN)/ruff format --check .

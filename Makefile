@@ -4,6 +4,9 @@
 
 PYTHON = python3
 CONSTRAINTS = constraints.txt
+LOCK = requirements.lock
+# make venv LOCKED=1 installs nothing but the very files whose hashes are in $(LOCK).
+LOCKED =
 # More options for pip, for example a CPU-only torch on Linux:
 #   make train PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 PIP_ARGS =
@@ -14,9 +17,12 @@ VENV = .venv
 BIN = $(VENV)/bin
 # Apart from the rest of .venv: mamba-ssm without its CUDA extension is of no use but to the tests of its kernels.
 KERNELS = $(VENV)/kernels
+# Apart as well: what works on the lock is not part of it.
+TOOLS = $(VENV)/tools
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c $(CONSTRAINTS) $(PIP_ARGS)
+PIP_LOCKED = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps $(PIP_ARGS)
 
-.PHONY: help venv dev train test test-kernels check format clean
+.PHONY: help venv dev train test test-kernels fuzz golden audit lock check format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -29,6 +35,26 @@ test: $(VENV)/.installed-dev ## run the tests on two cores
 
 test-kernels: $(KERNELS)/.installed ## run mamba-ssm's kernels beside ours, without a GPU (Linux)
 	@PYTHONPATH=$(KERNELS) $(BIN)/python -m pytest -n 2 tests/kernels $(ARGS)
+
+fuzz: $(VENV)/.installed-dev ## type ten times as much nonsense as the tests do, elsewhere every time
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 tests/runs/test_fuzz.py $(ARGS)
+
+golden: $(VENV)/.installed-dev ## renew the golden losses and weights, where learning was meant to change
+	@PYTHONPATH=. $(BIN)/python tests/runs/golden.py
+
+audit: $(TOOLS)/.installed ## look what is locked up among known vulnerabilities (asks the network)
+	@if PYTHONPATH=$(TOOLS) $(BIN)/python -m pip_audit --strict --disable-pip -r $(LOCK) $(ARGS) \
+	  >$(TOOLS)/audit.log 2>&1; then cat $(TOOLS)/audit.log; \
+	elif grep -q '^Found [0-9]' $(TOOLS)/audit.log; then cat $(TOOLS)/audit.log; exit 1; \
+	else tail -n 1 $(TOOLS)/audit.log >&2; \
+	  echo "audit: NOTHING WAS CHECKED: the database of vulnerabilities could not be asked. Try again with a network that reaches pypi.org, or ARGS='-s osv'." >&2; exit 2; fi
+
+lock: $(TOOLS)/.installed ## write requirements.lock anew, after a change of versions
+	@sed -n '/^#/p' $(LOCK) >$(TOOLS)/lock
+	@printf 'hatchling>=1.26\neditables>=0.5\n' | PYTHONPATH=$(TOOLS) $(BIN)/python -m uv pip compile --quiet \
+	  pyproject.toml - --extra dev -c $(CONSTRAINTS) --universal --python-version 3.10 --generate-hashes \
+	  --no-header --no-annotate >>$(TOOLS)/lock
+	@mv $(TOOLS)/lock $(LOCK)
 
 check: $(VENV)/.installed-dev ## format, lint, types and import contracts, changing nothing
 	@$(BIN)/ruff format --check .
@@ -62,12 +88,20 @@ $(VENV)/.made:
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
 	@echo "installing clew (torch makes this take a few minutes the first time)"
-	@$(PIP) -e .
+	@if [ -n "$(LOCKED)" ]; then \
+	  $(PIP_LOCKED) --require-hashes --only-binary :all: -r $(LOCK) && $(PIP_LOCKED) --no-build-isolation -e .; \
+	else $(PIP) -e .; fi
 	@touch $@
 
+# The lock holds these tools too.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "installing the tools for development"
-	@$(PIP) -e '.[dev]'
+	@[ -n "$(LOCKED)" ] || { echo "installing the tools for development"; $(PIP) -e '.[dev]'; }
+	@touch $@
+
+$(TOOLS)/.installed: $(VENV)/.made $(CONSTRAINTS)
+	@echo "installing the tools that look after the lock"
+	@rm -rf $(TOOLS)
+	@$(PIP) --target $(TOOLS) uv pip-audit
 	@touch $@
 
 # Not from pip's cache, nor into it: what is built here must not be taken for the real one elsewhere.

@@ -1,7 +1,8 @@
 """One update: learn the world model from replay, then the policy from dreams that start there.
 
 Rows of a batch go on where their last window ended, so their carries are kept from update to
-update. A loss or a gradient that is not finite changes nothing and raises `NonFiniteError`.
+update. A loss, a gradient or a state that is not finite changes nothing and raises
+`NonFiniteError`.
 """
 
 import math
@@ -17,7 +18,7 @@ from agent.imagination import imagine
 from worldmodel.long_context import LongContextConfig, clean_prefix
 from worldmodel.model import Learned, detach, records_at
 from worldmodel.recall import Past
-from worldmodel.types import Carry, Records, tree_map, tree_where
+from worldmodel.types import Carry, Records, tree_leaves, tree_map, tree_where
 
 # Equal, so that no step exceeds the learning rate (Cauchy-Schwarz; Orvieto and Gower 2025, arXiv
 # 2505.21829). With 0.999 for the squares, the first rewards that a policy met, twenty times larger
@@ -66,7 +67,7 @@ class OptimiserConfig:
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient was NaN or infinite; `where` names it. No parameter was changed."""
+    """Something was NaN or infinite; `where` names it. No parameter was changed."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where} is not finite")
@@ -111,7 +112,7 @@ class Learner(nn.Module):
         `done` is the share of the run that lies behind, for the learning rates' sake.
 
         Raises:
-            NonFiniteError: where a loss or gradient is NaN or infinite.
+            NonFiniteError: where a loss, a gradient or a state is NaN or infinite.
         """
         carry, past = self._incoming(continues & self.context.carry)
         for optimiser in self.optimisers.values():
@@ -144,8 +145,12 @@ class Learner(nn.Module):
         for name, loss in losses.items():
             if not loss.isfinite():
                 raise NonFiniteError(f"The loss of the {name}")
+        largest = _largest(learned.carry)
+        if not largest.isfinite():
+            raise NonFiniteError("The state of the model")
         (torch.stack(list(losses.values())).sum() / parts).backward()
-        metrics = {k: v.detach() for k, v in (metrics | losses | learned.losses).items()}
+        metrics = metrics | losses | learned.losses | {"largest_state": largest}
+        metrics = {name: value.detach() for name, value in metrics.items()}
         return detach(learned.carry), learned.past, metrics
 
     def _losses(self, records: Records, counts: Tensor, carry: Carry, past: Past):
@@ -197,6 +202,12 @@ class Learner(nn.Module):
         for optimiser in self.optimisers.values():
             optimiser.step()
         return norms
+
+
+@torch.no_grad()
+def _largest(carry: Carry) -> Tensor:
+    """The largest absolute value of what is carried; NaN where there is one."""
+    return torch.stack([leaf.float().abs().max() for leaf in tree_leaves(carry)]).max()
 
 
 def _stretches(records: Records, counts: Tensor, frames: int) -> list[tuple[Records, Tensor]]:

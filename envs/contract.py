@@ -5,9 +5,9 @@ that does not exist), so they end a run; others can be read all the same (beyond
 dtype), so they are told once and put right.
 """
 
+import copy
 import inspect
 import logging
-import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from gymnasium import spaces
 logger = logging.getLogger(__name__)
 
 TOLD: set[tuple[str, str]] = set()  # by all copies of an environment together
+MOST = 100  # faults that are told: of one that names something new each time, no more
+LARGEST = float(np.finfo(np.float32).max)  # of the numbers that models compute with
 ROOT = "observation"  # the key of an observation that is not a Dict
 STEP = "observation, reward, terminated, truncated, info"
 Category = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
@@ -29,7 +31,10 @@ class ContractError(ValueError):
 
 
 class NotFiniteError(RuntimeError):
-    """The environment returned NaN or infinity: it may do better when it begins anew."""
+    """The environment returned NaN or infinity, or a number that is infinite to a model.
+
+    It may do better when it begins anew.
+    """
 
 
 class Fault(NamedTuple):
@@ -121,16 +126,23 @@ def _leaf_faults(space: spaces.Box | Category, value: Any, key: str) -> Iterator
             f"{_name(key)} has shape {array.shape}, and its space says {space.shape}: return "
             "arrays of one shape, padded where they differ, and declare that shape"
         )
-    elif array.dtype.kind == "f" and not np.isfinite(array).all():
-        where, found = _first(~np.isfinite(array), array)
+    elif not (held := is_held(array)).all():
+        where, found = _first(~held, array)
         yield Fault(
-            f"{_name(key)}{where} = {found} is not finite: return numbers, such as a value beyond "
-            "the range that means 'none'",
+            f"{_name(key)}{where} = {found} is not finite in float32: return numbers, such as a "
+            "value beyond the range that means 'none'",
             finite=False,
         )
     else:
         yield from _dtype_faults(space, array, key)
         yield from _range_faults(space, array, key)
+
+
+def is_held(array: np.ndarray) -> np.ndarray:
+    """Where numbers are finite in float32, in which models compute."""
+    if array.dtype.kind != "f":
+        return np.ones(array.shape, bool)
+    return np.isfinite(array) if array.dtype.itemsize <= 4 else np.abs(array) <= np.float64(LARGEST)
 
 
 def _dtype_faults(space: spaces.Box | Category, array: np.ndarray, key: str) -> Iterator[Fault]:
@@ -182,8 +194,8 @@ def _reward_faults(reward: Any) -> Iterator[Fault]:
     number = isinstance(reward, numbers.Real | np.bool_)
     if not number and not (isinstance(reward, np.ndarray) and reward.size == 1):
         yield Fault(f"reward = {reward!r} is of type {type(reward).__name__}: return one float")
-    elif not math.isfinite(float(np.asarray(reward).item())):
-        yield Fault(f"reward = {reward} is not finite: return a number", finite=False)
+    elif not abs(np.asarray(reward).item()) <= LARGEST:
+        yield Fault(f"reward = {reward} is not finite in float32: return a number", finite=False)
     elif not number:
         shape = np.shape(reward)
         yield Fault(f"reward = {reward!r} is an array of shape {shape}: return one float", True)
@@ -235,7 +247,7 @@ def require_spaces(env: gym.Env, who: str) -> None:
 
 def tell(who: str, text: str) -> None:
     """Warn of a fault once for each key and rule: the first of many values is worth a line."""
-    if (who, rule_of(text)) not in TOLD:
+    if (who, rule_of(text)) not in TOLD and len(TOLD) < MOST:
         TOLD.add((who, rule_of(text)))
         logger.warning("%s: %s.", who, text)
 
@@ -271,10 +283,10 @@ def _quick_array_test(space: spaces.Box | Category) -> Callable[[Any], bool]:
             and seen.shape == shape
             # So, and not the other way round: NaN is neither.
             and bool((seen >= low).all() and (seen <= high).all())
-            and (bounded or bool(np.isfinite(seen).all()))
+            and (bounded or bool(is_held(seen).all()))
         )
 
-    bounded = bool(np.isfinite(low).all() and np.isfinite(high).all())
+    bounded = all(bool(is_held(np.asarray(bound)).all()) for bound in (low, high))
     return passes
 
 
@@ -297,7 +309,9 @@ class Guard(gym.Wrapper):
         super().__init__(env)
         if fault := signature_fault(env):
             raise ContractError(f"{self._who()}: {fault}.")
-        self._passes = quick_test(env.observation_space)
+        # A copy: an environment that changes its space as it goes is held to the first one.
+        self.observation_space = copy.deepcopy(env.observation_space)
+        self._passes = quick_test(self.observation_space)
         self._over = True
 
     def reset(
@@ -333,7 +347,7 @@ class Guard(gym.Wrapper):
             type(result) is tuple
             and len(result) == 5
             and type(result[1]) in (float, int)
-            and math.isfinite(result[1])
+            and -LARGEST <= result[1] <= LARGEST
             and type(result[2]) is type(result[3]) is bool
             and type(result[4]) is dict
             and self._passes(result[0])

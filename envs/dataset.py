@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from envs.contract import ROOT, ContractError
+from envs.contract import ROOT, ContractError, is_held
 from envs.stream import Episode
 from envs.vector import Record
 
@@ -282,7 +282,7 @@ class DatasetStreams:
         steps, observations = len(episode["rewards"]), episode["observations"]
         wrong = list(_faults(self.observation_space, observations, steps + 1))
         wrong += _faults(self.action_space, episode["actions"], steps, "action")
-        if not np.isfinite(episode["rewards"]).all():
+        if not is_held(np.asarray(episode["rewards"])).all():
             wrong.append("a reward is not finite")
         ends = np.asarray(episode["terminations"]) | np.asarray(episode["truncations"])
         if ends[:-1].any():
@@ -351,7 +351,7 @@ def _array_faults(space: gym.Space, array: np.ndarray, count: int, key: str) -> 
     if array.dtype.kind not in "biuf" or array.shape != shape:
         wanted = f"{count} times {space.shape}"
         yield f"{key} is {array.dtype} of shape {array.shape}, and should be {wanted}"
-    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+    elif not is_held(array).all():
         yield f"{key} is not finite"
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         low, high = _categories(space)

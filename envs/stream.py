@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from envs.contract import name_of
+from envs.contract import ContractError, name_of
 
 EXPLORE = 0x6578706C  # tells the seeds of exploring from those of episodes
 
 MakeEnv = Callable[[], gym.Env]
+Spaces = tuple[gym.Space, gym.Space]  # of what is seen, and of what can be done
 
 
 class Episode(NamedTuple):
@@ -50,7 +51,11 @@ def episode_seed(seed: int, env_index: int, episode_index: int) -> int:
 class Stream:
     """The endless stream of one environment; its next episode is number `first`.
 
-    `infos` names the parts of the environment's info that its records bring along.
+    `infos` names the parts of the environment's info that its records bring along. `spaces` are
+    those of the environments beside it.
+
+    Raises:
+        ContractError: where the environment has other spaces than these.
     """
 
     def __init__(
@@ -60,8 +65,10 @@ class Stream:
         index: int,
         first: int = 0,
         infos: Sequence[str] = (),
+        spaces: Spaces | None = None,
     ) -> None:
         self.env, self._infos = make_env(), infos
+        _check_spaces(self.env, spaces)
         self._seed, self._index, self._episode = seed, index, first - 1
         self._begin(None)
         self._pending_reset = True
@@ -188,6 +195,17 @@ class Stream:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+def _check_spaces(env: gym.Env, spaces: Spaces | None) -> None:
+    for of, space in zip(("observation", "action"), spaces or (), strict=False):
+        own = getattr(env, f"{of}_space")
+        if own != space:
+            env.close()
+            raise ContractError(
+                f"{name_of(env)}: its {of} space is {own}, and was {space} when it was made before:"
+                " every copy must have the same, so draw none of it at random."
+            )
 
 
 def plain(observation: Any) -> Any:

@@ -68,18 +68,17 @@ class EnvStreams:
         self.num_envs, self.seed = num_envs, seed
         self.max_restarts, self.restarts = max_restarts, 0
         self._last: list[Moment] = []
-        makers = [
-            partial(Stream, make_env, seed, index, infos=tuple(infos)) for index in range(num_envs)
-        ]
+        make_stream = partial(Stream, make_env, seed, infos=tuple(infos))
+        first = make_stream(0)  # what is wrong with the environment is told here, not in a process
+        spaces = first.env.observation_space, first.env.action_space
+        self.observation_space, self.action_space = spaces
+        makers = [partial(make_stream, index, spaces=spaces) for index in range(num_envs)]
         self._places: Sequence[Here | Worker]
         if parallel:
-            env = make_env()  # what is wrong with it is told here, not in a process
-            env.close()
-            self._places = [Worker(make_stream, timeout) for make_stream in makers]
+            first.close()
+            self._places = [Worker(maker, timeout) for maker in makers]
         else:
-            self._places = here = [Here(make_stream) for make_stream in makers]
-            env = here[0].stream.env
-        self.observation_space, self.action_space = env.observation_space, env.action_space
+            self._places = [Here(makers[0], first), *map(Here, makers[1:])]
 
     def reset(self) -> Record:
         """Begin the next episode of every stream: episode 0 on the first call."""

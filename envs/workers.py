@@ -40,15 +40,9 @@ MakeStream = Callable[[int], Stream]
 class Here:
     """A stream in this process; `close` it after `send("close")`, as the other kind."""
 
-    def __init__(self, make_stream: MakeStream) -> None:
+    def __init__(self, make_stream: MakeStream, stream: Stream | None = None) -> None:
         self._make = make_stream
-        self._stream: Stream | None = make_stream(0)
-
-    @property
-    def stream(self) -> Stream:
-        """The stream itself."""
-        assert self._stream is not None
-        return self._stream
+        self._stream = stream or make_stream(0)
 
     def send(self, name: str, *arguments: Any) -> None:
         """Keep a call for `receive`."""

@@ -43,6 +43,7 @@ Train agents that find their way by remembering.
   clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes
   clew doctor                   what this machine offers
+  clew doctor RUN/crash         why a run ended whose numbers were not finite
   clew --version
 
 `clew train --help` and `clew train RECIPE --help` list every setting."""

@@ -206,7 +206,10 @@ class RecipesArguments:
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """What this machine offers, on one screen."""
+    """What this machine offers, on one screen; or what is wrong in the dump of a run."""
+
+    dump: Annotated[Positional[str], arg(metavar="[DUMP]", help_behavior_hint="")] = ""
+    """The folder crash/ of a run that ended because its numbers were not finite, or that run."""
 
 
 def train(arguments: list[str]) -> int:
@@ -409,8 +412,11 @@ def recipes(arguments: list[str]) -> int:
 
 def doctor(arguments: list[str]) -> int:
     """`clew doctor`."""
-    _parse(DoctorArguments, "doctor", arguments)
-    return doctor_module.doctor()
+    asked = _parse(DoctorArguments, "doctor", arguments)
+    if not asked.dump:
+        return doctor_module.doctor()
+    with folder.refusing():
+        return doctor_module.explain(Path(asked.dump))
 
 
 def _parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> Any:

@@ -35,6 +35,9 @@ class Config:
     env_restarts: int = 10
     """Times that environments that die, hang or return NaN are begun anew, before all ends; counted
     from each start, --resume and evaluation."""
+    update_skips: int = 10
+    """Updates in a row that are skipped, as their loss, gradient or state is not finite, before all
+    ends with a dump for clew doctor."""
     steps: int = 100_000
     """Environment steps to train for."""
     prefill: int = 2_000
@@ -68,7 +71,14 @@ class Config:
         for name in ("num_envs", "steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        for name in ("prefill", "seed", "threads", "evaluation_episodes", "env_restarts"):
+        for name in (
+            "prefill",
+            "seed",
+            "threads",
+            "evaluation_episodes",
+            "env_restarts",
+            "update_skips",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
         if not 0 <= self.env_timeout < math.inf:

@@ -1,4 +1,4 @@
-"""What this machine offers, on one screen.
+"""What this machine offers, on one screen; or what is wrong in the dump of a run that crashed.
 
 Optional packages are probed in a process of their own: a broken CUDA extension cannot take the
 report down with it, and the error shown is the one that the import itself raised.
@@ -10,12 +10,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from runs import crash
 from worldmodel.kernel import MODULE
 
 PACKAGES = ("gymnasium", "minigrid", "stable-baselines3", "sb3-contrib", "numpy", "tensorboard")
@@ -137,6 +139,16 @@ def report() -> Table:
         for name, found in rows:
             table.add_row(name, escape(found))
     return table
+
+
+def explain(dump: Path) -> int:
+    """Tell what is wrong in the dump of a run that crashed.
+
+    Raises:
+        ValueError: where there is none, or where it is damaged.
+    """
+    crash.show(crash.read(dump), Console(highlight=False))
+    return 0
 
 
 def doctor() -> int:

@@ -122,7 +122,7 @@ def read_config(path: Path) -> tuple[Config, str | None]:
         raise ValueError(f"{path} is not a run: it has no {CONFIG}.")
     try:
         form = json.loads((path / CONFIG).read_text())
-        values, recipe = form["config"], form["recipe"]
+        values, recipe = dict(form["config"]), form["recipe"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / CONFIG} is damaged or half written ({error!r}).") from error
     try:

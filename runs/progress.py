@@ -84,6 +84,7 @@ class Progress:
         frames = updates * self.config.replay.batch * self.config.replay.context
         recent = trainer.telemetry.recent_mean()
         parts = [f"updates {trainer.learner.updates:,}"]
+        parts += [f"skipped {trainer.skipped:,}"] * bool(trainer.skipped)
         # NaN, where there is nothing to tell, is not equal to itself.
         parts += [f"{name} {value:.3g}" for name, value in recent.items() if value == value]
         parts += [f"{frames:,.0f} frames/s", f"{steps:,.0f} steps/s"]

@@ -214,6 +214,12 @@ def _conclude(console: Console, trainer: Trainer) -> None:
         measure = f"evaluate {run} --suite all"
     if trainer.restarts:
         console.print(f"Environments failed and were begun anew {trainer.restarts} times.")
+    if trainer.skipped:
+        console.print(
+            f"{trainer.skipped:,} updates were skipped: a loss, a gradient or a state was not "
+            "finite. Very large observations or rewards, or learning rates, do that.",
+            soft_wrap=True,
+        )
     lines = [
         f"The run lies in {trainer.folder}. Next:",
         *[f"  {program('clew')} {measure}"] * bool(trainer.config.env),

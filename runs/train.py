@@ -4,7 +4,6 @@ Starting and resuming are one path: a resumed run is a new one whose parts were 
 its metrics are those of the run that never stopped, bit for bit.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,33 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_arrays
 
 from agent.agent import Agent
 from agent.learner import Learner, NonFiniteError
 from agent.replay import Replay
 from envs import EnvStreams, make
 from envs.dataset import DatasetStreams
-from runs import checkpoint
+from runs import checkpoint, crash
 from runs.config import Config
+from runs.crash import CrashError
 from runs.device import pick_device, pick_scan
 from runs.folder import load_checkpoint
 from runs.telemetry import Telemetry
 from worldmodel.layers import use_scan
 from worldmodel.spaces import flatten_observation
 from worldmodel.types import Records, tree_leaves, tree_unflatten
-
-
-class CrashError(NonFiniteError):
-    """Something was not finite; the message says where and when, and what was saved."""
-
-    def __init__(self, error: NonFiniteError, env_steps: int, updates: int, saved: Path) -> None:
-        super().__init__(error.where)
-        self.args = (
-            f"{error}, at update {updates + 1:,} (environment step {env_steps:,}). The numbers "
-            f"that led there and the state before that update are saved in {saved}. Going on from "
-            "the last checkpoint would lead there again; smaller learning rates may not.",
-        )
 
 
 class Trainer:
@@ -74,6 +61,7 @@ class Trainer:
         self.telemetry = Telemetry(self.folder)
         self.env_steps, self.due, self.stop = 0, 0.0, False
         self.restarts_before = 0
+        self.skipped, self.skipped_in_a_row = 0, list[str]()
         self.state = self.agent.initial(config.num_envs)
 
     def start(self) -> None:
@@ -94,6 +82,8 @@ class Trainer:
         state = checkpoint.load(path, self.agent, self.learner)
         self.env_steps, self.due = state["env_steps"], state["due"]
         self.restarts_before = state.get("restarts", 0)
+        self.skipped = state.get("skipped", 0)
+        self.skipped_in_a_row = state.get("skipped_in_a_row", [])
         self.replay.load_state(state["replay"])
         self.telemetry.load_state(state["telemetry"], self.env_steps)
         leaves = [torch.from_numpy(leaf).to(self.device) for leaf in state["acting"]]
@@ -106,7 +96,7 @@ class Trainer:
         """Train up to so many environment steps (default: the config's), or until `stop`.
 
         Raises:
-            CrashError: where an observation, a loss or a gradient is not finite.
+            CrashError: where a loss, a gradient or a state is not finite, too often in a row.
         """
         steps = steps or self.config.steps
         while self.env_steps < steps and not self.stop:
@@ -125,7 +115,7 @@ class Trainer:
         self.save()
 
     def _tell(self) -> None:
-        totals = {"episode/restarts": self.restarts}
+        totals = {"episode/restarts": self.restarts, "skipped_updates": self.skipped}
         self.telemetry.write(self.env_steps, self.learner.updates, totals)
 
     @property
@@ -156,31 +146,46 @@ class Trainer:
         tensors = {name: torch.as_tensor(v, device=self.device) for name, v in observation.items()}
         is_first = torch.as_tensor(self.record.is_first, device=self.device)
         action, self.state = self.agent.act(tensors, self.state, is_first)
+        if not self.state.carry.features.isfinite().all():
+            error = NonFiniteError("The state that the agent acts from")
+            raise self._crash(error, self._replay_record(observation)) from error
         return action.cpu().numpy()
 
     def learn(self) -> None:
         """Make the updates that are due."""
         while self.due >= 1 and self.replay.ready():
             arrays, continues = self.replay.sample(self._context())
-            self.telemetry.count(self._update(arrays, continues))
+            self._update(arrays, continues)
             self.due -= 1
 
     def _context(self) -> int:
         """Frames a row reads in the next update."""
         return self.config.context.length(self.learner.updates, self.config.replay.context)
 
-    def _update(self, arrays: dict[str, np.ndarray], continues: np.ndarray) -> dict[str, float]:
-        """One update; where it fails, all is saved as it was before, so that it can be repeated."""
+    def _update(self, arrays: dict[str, np.ndarray], continues: np.ndarray) -> None:
+        """One update, or none where it would not be finite: then all is as it was before."""
+        if self.skipped_in_a_row:  # what is carried ends before the batch that was skipped
+            continues = np.zeros_like(continues)
         buffers = {name: value.clone() for name, value in self.learner.named_buffers()}
         random_state = torch.get_rng_state()
         records = to_records(arrays, self.device)
-        done = self.env_steps / self.config.steps
+        done, goes_on = self.env_steps / self.config.steps, torch.as_tensor(continues)
         try:
-            return self.learner.update(records, torch.as_tensor(continues).to(self.device), done)
+            metrics = self.learner.update(records, goes_on.to(self.device), done)
         except NonFiniteError as error:
             self.learner.load_state_dict(buffers, strict=False)
             torch.set_rng_state(random_state)
-            raise self._crash(error, arrays | {"continues": continues}) from error
+            self._skip(error, arrays | {"continues": continues})
+        else:
+            self.skipped_in_a_row = []
+            self.telemetry.count(metrics)
+
+    def _skip(self, error: NonFiniteError, batch: dict[str, np.ndarray]) -> None:
+        """Count an update that came to nothing; CrashError where there were too many in a row."""
+        if len(self.skipped_in_a_row) >= self.config.update_skips:
+            raise self._crash(error, batch) from error
+        self.skipped += 1
+        self.skipped_in_a_row.append(error.where)
 
     def save(self) -> Path:
         """Write a checkpoint."""
@@ -189,6 +194,8 @@ class Trainer:
             "env_steps": self.env_steps,
             "due": self.due,
             "restarts": self.restarts,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "replay": self.replay.state(),
             "telemetry": self.telemetry.state(),
             "streams": self.streams.state(),
@@ -196,17 +203,12 @@ class Trainer:
         }
         return checkpoint.save(self.folder, self.agent, self.learner, state, self.env_steps)
 
-    def _crash(self, error: NonFiniteError, arrays: dict[str, np.ndarray]) -> CrashError:
-        """Save a batch and the state that could not take it under crash/."""
-        folder = self.folder / "crash"
+    def _crash(self, error: NonFiniteError, batch: dict[str, np.ndarray]) -> CrashError:
+        """Save a batch and the state that could not take it."""
         state = {"env_steps": self.env_steps, "due": self.due}
-        checkpoint.write(folder, self.agent, self.learner, state)
-        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        save_arrays(arrays, folder / "batch.safetensors")
-        about = {name: [value.dtype.name, list(value.shape)] for name, value in arrays.items()}
-        form = {"where": error.where, "env_steps": self.env_steps, "batch": about}
-        (folder / "crash.json").write_text(json.dumps(form, indent=1))
-        return CrashError(error, self.env_steps, self.learner.updates, folder)
+        skipped = [*self.skipped_in_a_row, error.where]
+        saved = crash.write(self.folder, self.agent, self.learner, state, batch, skipped)
+        return CrashError(error, self.env_steps, self.learner.updates, saved)
 
     def close(self) -> None:
         """Release environments and files."""

@@ -66,7 +66,8 @@ class ActionCodec(nn.Module):
         """Raw actions (*n, *shape) as vectors."""
         flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
         if self.continuous:
-            return ((flat - self.start) / self.span.clamp(min=1e-30)).float()
+            flat, start, span = flat.float(), self.start.float(), self.span.float()
+            return (flat - start) / span.clamp(min=1e-30)
         columns = zip((flat.long() - self.start).unbind(-1), self.counts, strict=True)
         return torch.cat([F.one_hot(c, n) for c, n in columns], -1).float()
 

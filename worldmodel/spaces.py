@@ -94,15 +94,27 @@ def space_to_json(space: gym.Space) -> dict[str, Any]:
     return {"type": "Text"}
 
 
-def space_from_json(form: Mapping[str, Any]) -> gym.Space:
-    """The space that `space_to_json` wrote; ValueError where it is none of them."""
-    kind, rest = form.get("type"), {k: v for k, v in form.items() if k != "type"}
-    if kind in ("Dict", "Tuple"):
-        parts = form["spaces"]
-        if kind == "Tuple":
-            return spaces.Tuple([space_from_json(part) for part in parts])
+def space_from_json(form: Any) -> gym.Space:
+    """The space that `space_to_json` wrote.
+
+    Raises:
+        ValueError: where it is none of them, or damaged.
+    """
+    if not isinstance(form, Mapping) or not isinstance(form.get("type"), str):
+        raise ValueError(f"{form!r} describes no space: {SUPPORTED} are read.")
+    try:
+        return _space(form["type"], {k: v for k, v in form.items() if k != "type"})
+    except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
+        raise ValueError(f"{form!r} describes no {form['type']} ({error!r}).") from error
+
+
+def _space(kind: str, form: dict[str, Any]) -> gym.Space:
+    """A space of a kind; what else it raises says that the form is damaged."""
+    if kind == "Dict":
         # Pairs, not a dictionary, which Dict would sort: a model's parts are in the space's order.
-        return spaces.Dict([(name, space_from_json(part)) for name, part in parts.items()])
+        return spaces.Dict([(name, space_from_json(part)) for name, part in form["spaces"].items()])
+    if kind == "Tuple":
+        return spaces.Tuple([space_from_json(part) for part in form["spaces"]])
     if kind == "Box":
         low, high = (np.array(form[k], dtype=form["dtype"]) for k in ("low", "high"))
         shape = tuple(form["shape"])
@@ -110,7 +122,7 @@ def space_from_json(form: Mapping[str, Any]) -> gym.Space:
         return spaces.Box(*bounds, shape, np.dtype(form["dtype"]).type)  # pyright: ignore
     simple = {"Discrete": spaces.Discrete, "MultiDiscrete": spaces.MultiDiscrete}
     if kind in simple:
-        return simple[kind](**rest | {"dtype": np.dtype(form["dtype"]).type})
+        return simple[kind](**form | {"dtype": np.dtype(form["dtype"]).type})
     if kind == "MultiBinary":
         return spaces.MultiBinary(form["n"])
     if kind == "Text":

@@ -104,6 +104,27 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(learner: Learner) -> Non
     assert learner.updates == 0
 
 
+def test_a_state_that_is_not_finite_is_not_kept(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where losses are finite and what is carried on is not."""
+    real = learner.model.loss
+
+    def exploding(*args, **kwargs):
+        learned = real(*args, **kwargs)
+        features = learned.carry.features.clone()
+        features[1, 0, 0] = torch.inf
+        return learned._replace(carry=learned.carry._replace(features=features))
+
+    none = torch.zeros(ROWS, dtype=torch.bool)
+    assert 0 < learner.update(records(), none)["largest_state"] < 1e3
+    monkeypatch.setattr(learner.model, "loss", exploding)
+    with pytest.raises(NonFiniteError, match="The state of the model is not finite"):
+        learner.update(records(), none)
+    assert learner.updates == 1
+    assert all(leaf.float().isfinite().all() for leaf in tree_leaves(learner.carry))
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("clip", -1.0), ("model_lr", 0.0), ("warmup", -1), ("cooldown", 2.0), ("precision", "fp16")],

@@ -322,7 +322,7 @@ FAULTS = {
     },
     "observation lacks 'a'": {"observations": {"b": FINE["b"]}},
     "action has values outside the categories": {"actions": np.array([[0, 0], [2, 0], [0, 0]])},
-    "a reward is not finite": {"rewards": [0.0, np.inf, 0.0]},
+    "a reward is not finite": {"rewards": [0.0, 1e39, 0.0]},
     "it goes on after its end": {"terminations": [False, True, True]},
 }
 

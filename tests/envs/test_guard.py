@@ -1,5 +1,6 @@
 """What breaks Gymnasium's contract: named with key, value and rule, or put right with a warning."""
 
+import copy
 import re
 
 import gymnasium as gym
@@ -8,6 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from envs.contract import (
+    MOST,
     ContractError,
     Guard,
     NotFiniteError,
@@ -214,3 +216,64 @@ def test_what_keeps_the_contract_passes_unchanged(caplog):
     assert observation is env.after_step[0]
     assert (reward, terminated, truncated, info) == (1.0, False, False, {})
     assert not caplog.records
+
+
+class Growing(Told):
+    """Its space is widened under our hands, and what it returns with it."""
+
+    def step(self, action):
+        self.observation_space.spaces["eye"] = spaces.Box(0, 255, (3, 2, 1), np.uint8)
+        return (changed(eye=np.zeros((3, 2, 1), np.uint8)), 1.0, False, False, {})
+
+
+def test_an_environment_is_held_to_the_space_that_it_began_with():
+    """Fails where a space that is changed as the episode goes changes what is let through."""
+    env = Growing(good())
+    env.observation_space = copy.deepcopy(SPACE)
+    with pytest.raises(ContractError, match=r"'eye' has shape \(3, 2, 1\).*says \(2, 2, 1"):
+        stepped(env)
+
+
+class Wide(gym.Env):
+    """A space of float64 whose bounds no float32 holds."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, seen, reward, high):
+        self.observation_space = spaces.Box(-high, high, (2,), np.float64)
+        self.seen, self.reward = seen, reward
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2), {}
+
+    def step(self, action):
+        return np.array([0.0, self.seen]), self.reward, False, False, {}
+
+
+@pytest.mark.parametrize("high", [np.inf, 1e308])
+@pytest.mark.parametrize(
+    ("seen", "reward", "said"),
+    [
+        (1e300, 0.0, r"observation\[1\] = 1e\+300 is not finite in float32"),
+        (0.0, -1e39, r"reward = -1e\+39 is not finite in float32"),
+        (0.0, 10**400, r"reward = 10+ is not finite in float32"),
+        (0.0, np.float64(1e39), r"reward = 1e\+39 is not finite in float32"),
+    ],
+)
+def test_what_is_infinite_to_a_model_is_not_let_in(seen, reward, said, high):
+    """Fails where a number that becomes infinite in float32 is taken for a finite one."""
+    with pytest.raises(NotFiniteError, match=said):
+        stepped(Wide(seen, reward, high))
+    observation, reward, *_ = stepped(Wide(3e38, -3e38, high))
+    assert observation[1] == 3e38 == -reward
+
+
+def test_what_is_new_at_every_step_is_not_told_for_ever(caplog, monkeypatch):
+    """Fails where an environment that invents a key a step fills the screen, and the memory."""
+    monkeypatch.setattr("envs.contract.TOLD", told := set())
+    env = Guard(Told(good()))
+    env.reset(seed=0)
+    for number in range(300):
+        env.unwrapped.after_step = changed(**{f"key {number}": 1}), 0.0, False, False, {}
+        env.step(0)
+    assert len(caplog.records) == len(told) == MOST

@@ -15,8 +15,9 @@ from agent.learner import NonFiniteError
 from envs import EnvFailedError, TMaze
 from runs import checkpoint
 from runs.config import Config
+from runs.crash import CrashError
 from runs.device import pick_scan
-from runs.train import CrashError, Trainer, to_records
+from runs.train import Trainer, to_records
 from worldmodel.layers import Scan
 from worldmodel.long_context import LongContextConfig
 
@@ -246,7 +247,7 @@ def test_a_loss_that_is_not_finite_is_saved_and_can_be_repeated(
         if trainer.env_steps >= 160:
             poison_batch(trainer)
 
-    config, crash = quick(), tmp_path / "crash"
+    config, crash = quick(update_skips=0), tmp_path / "crash"
     with pytest.raises(CrashError, match=r"loss of the \w+ is not finite, at update \d+") as info:
         train(config, tmp_path, on_progress)
     assert str(crash) in str(info.value)

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_arrays
+from safetensors.numpy import save as arrays_to_bytes
 
 from agent.agent import Agent
 from agent.learner import Learner, NonFiniteError
-from agent.replay import Replay
+from agent.replay import Fields, Replay, replay_bytes
 from envs import EnvStreams, make
 from envs.dataset import DatasetStreams
 from runs import checkpoint
 from runs.config import Config
 from runs.device import pick_device, pick_scan
 from runs.folder import load_checkpoint
+from runs.storage import check_room, writing
 from runs.telemetry import Telemetry
 from worldmodel.layers import use_scan
 from worldmodel.spaces import flatten_observation
@@ -78,13 +79,15 @@ class Trainer:
 
     def start(self) -> None:
         """Begin with the first record of every environment."""
+        self.telemetry.forget()
         self.record = self.streams.reset()
 
     def resume(self, path: Path) -> None:
         """Begin where a checkpoint ended.
 
         Raises:
-            ValueError: where the checkpoint cannot be read, or does not fit.
+            DamagedError: where the checkpoint, or the replay that it sees, is damaged.
+            ValueError: where they do not fit.
         """
         streams = load_checkpoint(self._load, path)
         self.record = self.streams.restore(streams)
@@ -107,6 +110,7 @@ class Trainer:
 
         Raises:
             CrashError: where an observation, a loss or a gradient is not finite.
+            StorageError: where the run cannot be written any more.
         """
         steps = steps or self.config.steps
         while self.env_steps < steps and not self.stop:
@@ -126,7 +130,8 @@ class Trainer:
 
     def _tell(self) -> None:
         totals = {"episode/restarts": self.restarts}
-        self.telemetry.write(self.env_steps, self.learner.updates, totals)
+        with writing(self.folder):
+            self.telemetry.write(self.env_steps, self.learner.updates, totals)
 
     @property
     def restarts(self) -> int:
@@ -184,7 +189,12 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint."""
+        with writing(self.folder):
+            return self._save()
+
+    def _save(self) -> Path:
         self.replay.flush()
+        score = None if self.config.model_only else self.telemetry.score()
         state: dict[str, Any] = {
             "env_steps": self.env_steps,
             "due": self.due,
@@ -194,19 +204,26 @@ class Trainer:
             "streams": self.streams.state(),
             "acting": [leaf.cpu().numpy() for leaf in tree_leaves(self.state)],
         }
-        return checkpoint.save(self.folder, self.agent, self.learner, state, self.env_steps)
+        where = state, self.env_steps, self.config.keep, score
+        return checkpoint.save(self.folder, self.agent, self.learner, *where)
 
     def _crash(self, error: NonFiniteError, arrays: dict[str, np.ndarray]) -> CrashError:
         """Save a batch and the state that could not take it under crash/."""
         folder = self.folder / "crash"
+        with writing(self.folder):
+            self._write_crash(folder, error, arrays)
+        return CrashError(error, self.env_steps, self.learner.updates, folder)
+
+    def _write_crash(
+        self, folder: Path, error: NonFiniteError, arrays: dict[str, np.ndarray]
+    ) -> None:
         state = {"env_steps": self.env_steps, "due": self.due}
         checkpoint.write(folder, self.agent, self.learner, state)
         arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        save_arrays(arrays, folder / "batch.safetensors")
+        (folder / "batch.safetensors").write_bytes(arrays_to_bytes(arrays))
         about = {name: [value.dtype.name, list(value.shape)] for name, value in arrays.items()}
         form = {"where": error.where, "env_steps": self.env_steps, "batch": about}
         (folder / "crash.json").write_text(json.dumps(form, indent=1))
-        return CrashError(error, self.env_steps, self.learner.updates, folder)
 
     def close(self) -> None:
         """Release environments and files."""
@@ -227,10 +244,21 @@ class Trainer:
             "is_terminal": (np.dtype(bool), ()),
         }
         config = self.config
-        # Enough for the last two checkpoints: an environment step takes two records at most.
-        slack = (config.checkpoint_every // config.num_envs + 2) * 4
-        folder = self.folder / "replay"
-        return Replay(folder, fields, config.num_envs, config.replay, config.seed, slack)
+        # Enough for the last checkpoints: an environment step takes two records at most.
+        slack = (config.checkpoint_every // config.num_envs + 2) * 2 * max(config.keep, 2)
+        self._check_room(fields, slack)
+        folder, parts = self.folder / "replay", (fields, config.num_envs, config.replay)
+        with writing(self.folder):
+            return Replay(folder, *parts, config.seed, slack)
+
+    def _check_room(self, fields: Fields, slack: int) -> None:
+        """See that all that will be written has room; what is there already takes no more."""
+        config, there = self.config, len(checkpoint.complete(self.folder))
+        replay = replay_bytes(fields, config.num_envs, config.replay, slack)
+        # Besides the last ones there are the best one and the one that is being written.
+        checkpoints = max(1, config.keep + 2 - there) * checkpoint.size(self.learner)
+        replay *= not (self.folder / "replay").exists()
+        check_room(self.folder, {"of replay": replay, "of checkpoints": checkpoints})
 
     def _replay_record(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {

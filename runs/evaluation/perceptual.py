@@ -3,6 +3,7 @@
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -25,7 +26,19 @@ def _lack() -> str:
     if find_spec("torchvision") is None:
         return "not measured: it needs torchvision and the weights of its AlexNet"
     weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    return "" if weights.is_file() else f"not measured: its weights are not there ({weights})"
+    if not weights.is_file():
+        return f"not measured: its weights are not there ({weights})"
+    return "" if _are_weights(weights) else f"not measured: {weights} holds more than weights"
+
+
+@cache
+def _are_weights(path: Path) -> bool:
+    """Whether a pickle builds tensors and nothing else: torchvision would run whatever it says."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError):
+        return False
+    return True
 
 
 @cache

@@ -29,6 +29,14 @@ CONFIG = "config.json"
 T = TypeVar("T")
 
 
+# What a run that was killed as it began leaves behind.
+LEFTOVERS = {".lock", "replay", ".replay.partial", f".{CONFIG}.partial"}
+
+
+class TakenError(ValueError):
+    """Another process has the folder."""
+
+
 class RefusalError(ValueError):
     """What was asked for cannot be done; the message says why, and what can."""
 
@@ -60,6 +68,8 @@ def claim(path: Path, exact: bool) -> Iterator[Path]:
     path = make(path, exact)
     try:
         yield path
+    except TakenError:
+        raise
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         for parent in created:
@@ -82,7 +92,7 @@ def make(path: Path, exact: bool = False, number: int = 1) -> Path:
             free.mkdir(parents=True)
             return free
         except FileExistsError as error:
-            if exact and free.is_dir() and not any(free.iterdir()):
+            if exact and free.is_dir() and {p.name for p in free.iterdir()} <= LEFTOVERS:
                 return free
             if exact or not free.is_dir():
                 raise RefusalError(
@@ -109,7 +119,8 @@ def locked(path: Path) -> Iterator[None]:
     """Keep other processes from training in this folder; the system forgets it when we end.
 
     Raises:
-        ValueError: where another process has it, or the folder cannot be written to.
+        TakenError: where another process has it.
+        ValueError: where the folder cannot be written to.
     """
     try:
         file = (path / ".lock").open("a+")
@@ -121,7 +132,7 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             who = f" ({who})" if (who := file.read().strip()) else ""
-            raise ValueError(f"{path} is being trained by another process{who}.") from error
+            raise TakenError(f"{path} is being trained by another process{who}.") from error
         except OSError as error:
             raise ValueError(
                 f"{path} cannot be locked ({error}), so nothing keeps two processes from writing "
@@ -221,6 +232,14 @@ def load_checkpoint(load: Callable[[Path], T], path: Path) -> T:
         raise DamagedError(
             f"The checkpoint {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run says; RefusalError where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RefusalError(f"{path} is damaged ({error}). Bring it back from a copy.") from error
 
 
 def write_json(path: Path, form: dict[str, Any]) -> None:

@@ -49,6 +49,7 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
     with ExitStack() as held:
         with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
             held.enter_context(folder.locked(path))
+            shutil.rmtree(path / "replay", ignore_errors=True)  # of one that was killed as it began
             trainer = Trainer(config, path)
             held.callback(trainer.close)
             trainer.start()

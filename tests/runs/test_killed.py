@@ -25,7 +25,7 @@ def kill_until_done(sit: Sit, train: list[str], run: Path, kills: int, longest: 
         begun = (run / "config.json").exists()
         arguments = ["train", "--resume", str(run)] if begun else train
         in_time = len(saved) % 4 == 3
-        how = {"seconds": rng.uniform(0.05, 0.6)} if in_time else {"line": rng.randint(1, longest)}
+        how = {"seconds": rng.uniform(0.02, 0.3)} if in_time else {"line": rng.randint(1, longest)}
         code = sit(*arguments, **how)
         done = checkpoint.complete(run)
         saved.append(int(done[-1].name.removeprefix("step-")) if done else 0)
@@ -50,7 +50,7 @@ def test_killed_twenty_times_is_untouched(
     sit: Sit, same: Same, small: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Fails where a kill at any line of what writes loses what was saved, or counts it twice."""
-    killed_is_untouched(sit, same, [*small, "--steps", "480"], tmp_path, kills=20, longest=1600)
+    killed_is_untouched(sit, same, [*small, "--steps", "600"], tmp_path, kills=20, longest=6000)
 
 
 @pytest.mark.slow
@@ -58,8 +58,8 @@ def test_killed_two_hundred_times_is_untouched(
     sit: Sit, same: Same, small: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Fails where some rarer moment does."""
-    train = [*small, "--steps", "4800"]
-    killed_is_untouched(sit, same, train, tmp_path, kills=200, longest=1600)
+    train = [*small, "--steps", "6000"]
+    killed_is_untouched(sit, same, train, tmp_path, kills=200, longest=6000)
 
 
 def test_sigterm_saves_and_ends_within_seconds(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agent import Agent, sealed
 from agent.sealed import DamagedError
@@ -242,8 +243,12 @@ def test_weights_of_others_are_read_as_weights_only(
     evil: tuple[bytes, Path], tmp_path: Path
 ) -> None:
     data, mark = evil
-    (tmp_path / "weights.pth").write_bytes(data)
-    assert not _are_weights(tmp_path / "weights.pth")
+    (tmp_path / "evil.pth").write_bytes(data)
+    torch.save({"features": Evil(mark)}, tmp_path / "hidden.pth")
+    torch.save({"features": torch.zeros(3)}, tmp_path / "good.pth")
+    assert not _are_weights(tmp_path / "evil.pth")
+    assert not _are_weights(tmp_path / "hidden.pth")
+    assert _are_weights(tmp_path / "good.pth")
     assert not mark.exists()
 
 

@@ -34,10 +34,10 @@ Trainer.collect = collected
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 8 MB."""
+    """A disk of its own, of 16 MB."""
     path = tmp_path / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "clew-test", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "clew-test", str(path)]
     if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs to mount a disk")
     yield path

@@ -359,7 +359,8 @@ def _take_space(path: Path) -> None:
 
 def _map(path: Path) -> np.memmap:
     if not path.is_file():
-        raise DamagedError(f"{path} is missing. {CURE}")
+        old = "Earlier versions wrote none: go on with them. " if path.name == SUMS else ""
+        raise DamagedError(f"{path} is missing. {old}{CURE}")
     try:
         open_memmap(path, mode="r")  # the other mode makes a file longer that is too short
         return open_memmap(path, mode="r+")

@@ -41,7 +41,9 @@ def save(
     """
     final = folder / FOLDER / f"step-{step:010d}"
     partial = final.with_name(f".{final.name}{PARTIAL}")
-    final.parent.mkdir(exist_ok=True)
+    if not final.parent.exists():
+        final.parent.mkdir()
+        sealed.sync(folder)
     try:
         write(partial, agent, learner, state, score)
     except OSError:

@@ -249,3 +249,4 @@ def write_json(path: Path, form: dict[str, Any]) -> None:
     partial.write_text(json.dumps(form, indent=1) + "\n")
     sync(partial)
     partial.replace(path)
+    sync(path.parent)

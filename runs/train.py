@@ -119,7 +119,8 @@ class Trainer:
             self.learn()
             if _passed(before, self.env_steps, self.config.log_every):
                 self._tell()
-            if _passed(before, self.env_steps, self.config.checkpoint_every):
+            last = self.env_steps >= steps
+            if _passed(before, self.env_steps, self.config.checkpoint_every) and not last:
                 self.save()
             if on_progress:
                 on_progress(self)

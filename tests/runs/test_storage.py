@@ -162,6 +162,37 @@ def test_a_clock_that_jumps_back_changes_nothing(
     same(run, untouched)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells what is open")
+def test_all_is_on_disk_before_it_is_called_complete(
+    quick: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a power cut can leave a checkpoint that is called complete and is not."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def forced(descriptor: int) -> None:
+        done.append(f"force {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def renamed(self: Path, to: Path) -> Path:
+        done.append(f"rename {self.name}")
+        return rename(self, to)
+
+    trainer = Trainer(quick(), tmp_path)
+    trainer.start()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    trainer.save()
+    trainer.close()
+    files = ["agent.json", "agent.safetensors", "learner.safetensors"]
+    files += ["state.json", "state.safetensors", ".done"]
+    partial = ".step-0000000000.partial"
+    before = ["metrics.jsonl", tmp_path.name, *files]
+    expected = [*(f"force {name}" for name in before), "rename .done", f"force {partial}"]
+    assert done == [*expected, f"rename {partial}", "force checkpoints"]
+
+
 def test_the_best_checkpoint_is_kept(quick: Callable[..., Config], tmp_path: Path) -> None:
     """Fails where it is dropped with the old ones, or equals do not count for the newer one."""
     replay = ReplayConfig(capacity=160, batch=2, context=16, stream=32)

@@ -92,6 +92,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.utils.tensorboard
+from runs import commands
 from runs.cli import main
 from runs.recipes import RECIPES
 from runs.session import Trainer

@@ -3,6 +3,7 @@
 config.json  metrics.jsonl  tensorboard/  checkpoints/  replay/  evaluation/  crash/
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -123,6 +124,8 @@ def locked(path: Path) -> Iterator[None]:
         ValueError: where the folder cannot be written to.
     """
     try:
+        if not os.access(path, os.W_OK):  # although the files in it may be
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         file = (path / ".lock").open("a+")
     except OSError as error:
         raise ValueError(cannot_write(path, error)) from error
@@ -148,6 +151,7 @@ def write_config(path: Path, config: Config, recipe: str | None, scan: str) -> N
     """Write config.json, which makes a folder a run; `scan` is the body that it began with."""
     made = {"version": version(), "commit": machine.commit(), "machine": machine.describe()}
     form = made | {"recipe": recipe, "scan": scan, "config": asdict(config)}
+    form = json.loads(json.dumps(form))  # as it will be read, keys that are numbers too
     write_json(path / CONFIG, {"sha256": _checksum(form)} | form)
 
 
@@ -223,15 +227,28 @@ def step_of(found: Path) -> int:
 
 
 def load_checkpoint(load: Callable[[Path], T], path: Path) -> T:
-    """What `load` makes of a checkpoint; DamagedError where its files are damaged or do not fit."""
+    """What `load` makes of a checkpoint.
+
+    Raises:
+        DamagedError: where its files are damaged, or do not fit.
+        ValueError: where the system does not let them be read.
+    """
     try:
         return load(path)
     except DamagedError:
         raise
-    except (OSError, SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+    except (
+        FileNotFoundError,
+        SafetensorError,
+        KeyError,
+        RuntimeError,
+        json.JSONDecodeError,
+    ) as error:
         raise DamagedError(
             f"The checkpoint {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
+    except OSError as error:
+        raise ValueError(f"The checkpoint {path} cannot be read: {error}.") from error
 
 
 def read_json(path: Path) -> Any:

@@ -29,7 +29,7 @@ from runs.evaluation import returns
 from runs.evaluation.evaluate import evaluate
 from runs.evaluation.suite import Budget, Subject
 from runs.progress import Progress
-from runs.storage import StorageError
+from runs.storage import StorageError, writing
 from runs.train import Trainer
 from worldmodel.spaces import text_leaves
 
@@ -53,7 +53,8 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
             trainer = Trainer(config, path)
             held.callback(trainer.close)
             trainer.start()
-            folder.write_config(path, config, recipe, trainer.scan)
+            with writing(path):
+                folder.write_config(path, config, recipe, trainer.scan)
         return _train(trainer, recipe)
 
 
@@ -88,7 +89,9 @@ def _restore(trainer: Trainer) -> None:
     for found in reversed(checkpoint.complete(run)):
         try:
             trainer.resume(found)
-        except DamagedError as error:
+        except ValueError as error:
+            if not (damaged or isinstance(error, DamagedError)):
+                raise
             damaged[found] = error
             continue
         for path, error in damaged.items():

@@ -190,10 +190,11 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint."""
+        streams = self.streams.state()  # may fail as an environment does, not as a disk
         with writing(self.folder):
-            return self._save()
+            return self._save(streams)
 
-    def _save(self) -> Path:
+    def _save(self, streams: dict[str, Any]) -> Path:
         self.replay.flush()
         score = None if self.config.model_only else self.telemetry.score()
         state: dict[str, Any] = {
@@ -202,7 +203,7 @@ class Trainer:
             "restarts": self.restarts,
             "replay": self.replay.state(),
             "telemetry": self.telemetry.state(),
-            "streams": self.streams.state(),
+            "streams": streams,
             "acting": [leaf.cpu().numpy() for leaf in tree_leaves(self.state)],
         }
         where = state, self.env_steps, self.config.keep, score

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ def test_a_folder_that_can_only_be_read_is_refused(
     assert "it can only be read: mount it for writing" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--episodes", "1"]) == 2
     assert "cannot be made" in capsys.readouterr().err
+
+
+def test_a_folder_that_belongs_to_somebody_else_is_refused(sit: Sit, untouched: Path) -> None:
+    """Fails where that is found out at the first checkpoint."""
+    with TemporaryDirectory() as shared:
+        os.chmod(shared, 0o755)
+        run = Path(shutil.copytree(untouched, Path(shared) / "run"))
+        os.chmod(run, 0o755 if os.geteuid() == 0 else 0o555)
+        become = "import os\nif os.geteuid() == 0: os.setuid(65534)"  # nobody
+        assert sit("train", "--resume", str(run), "--steps", "200", before=become) == 2, sit.said
+        assert "it may not be written to: change its permissions" in sit.said
+        os.chmod(run, 0o755)
 
 
 def test_a_folder_that_vanishes_is_told_and_not_made_anew(

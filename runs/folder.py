@@ -124,9 +124,10 @@ def locked(path: Path) -> Iterator[None]:
         ValueError: where the folder cannot be written to.
     """
     try:
-        if not os.access(path, os.W_OK):  # although the files in it may be
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         file = (path / ".lock").open("a+")
+        if not os.access(path, os.W_OK):  # although the files in it may be
+            file.close()
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ValueError(cannot_write(path, error)) from error
     with file:

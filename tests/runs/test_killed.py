@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +89,17 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     assert (run / "metrics.jsonl").read_text()
     assert sit("train", "--resume", str(run)) == 0, sit.said
     same(run, untouched)
+
+
+def test_what_a_kill_left_half_done_is_finished(sit: Sit, untouched: Path, tmp_path: Path) -> None:
+    """Fails where a complete checkpoint that had no name yet is lost, or rests stay for ever."""
+    run = Path(shutil.copytree(untouched, tmp_path / "run"))
+    found = checkpoint.complete(run)
+    found[-1].rename(found[-1].with_name(f".{found[-1].name}.partial"))  # what it replaced is gone
+    shutil.copytree(found[0], found[0].with_name(f".{found[0].name}.dropped"))
+    half = Path(shutil.copytree(found[0], found[0].with_name(".step-0000000130.partial")))
+    (half / "done").unlink()
+    assert sit("train", "--resume", str(run)) == 2
+    assert "has trained for 12" in sit.said
+    assert checkpoint.complete(run) == found
+    assert len(list((run / "checkpoints").iterdir())) == len(found)

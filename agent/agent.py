@@ -13,15 +13,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Bool
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from agent import sealed
 from agent.actor_critic import Actor
 from worldmodel.config import from_dict
 from worldmodel.model import ModelConfig, WorldModel
 from worldmodel.spaces import flatten_observation, space_from_json, space_to_json
 from worldmodel.types import Carry
 
+FILES = ("agent.json", "agent.safetensors")
 FORMAT = 3  # 1 had RMSNorm in heads and backbone, 2 torch's MultiheadAttention in the transition
 
 
@@ -105,7 +108,8 @@ class Agent(nn.Module):
         """Write `agent.safetensors` and `agent.json` into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "agent.safetensors")
+        # Bytes first: a disk that is full is then told as such.
+        (folder / "agent.safetensors").write_bytes(to_bytes(self.state_dict()))
         about = {
             "format": FORMAT,
             "model": asdict(self.config),
@@ -116,8 +120,10 @@ class Agent(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Agent":
-        """The agent that `save` wrote, or a run's newest one; ValueError where there is none."""
+        """The agent that `save` wrote, or a run's newest one; ValueError where it is not whole."""
         folder = _newest(Path(folder))
+        if (folder / sealed.DONE).exists():
+            sealed.check(folder, FILES)
         about = read_about(folder)
         observed, acted = (
             space_from_json(about[f"{of}_space"]) for of in ("observation", "action")

@@ -4,23 +4,35 @@ Unusual: a row of the batch goes on where its last window ended, so that a model
 carried from batch to batch; `continues` says where it does. Positions count a stream's records
 since its first one and never wrap; only the slot in the file does. Of a ring's records the newest
 `capacity` are visible; the `slack` records more keep what the last checkpoint saw from being
-overwritten, and a mark beside the files, written last, tells whether that still holds.
+overwritten, and a mark beside the files tells whether that still holds. Every record has a checksum
+over its place and its bytes, which `load_state` compares: a few seconds for gigabytes. All space is
+taken at once, since a disk that fills up under a memory map would kill the process.
 """
 
+import os
+import shutil
+import zlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from agent.sealed import DamagedError, sync
+
 Fields = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
 
 MARK = "written.mark"
+SUMS = "records.crc"
+CURE = "Bring it back from a copy: without it a run can be evaluated, but not gone on with."
+SUM_BYTES = 4
+AT_ONCE = 1024  # records that are checked together
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Row:
 def replay_bytes(fields: Fields, streams: int, config: ReplayConfig, slack: int = 0) -> int:
     """Bytes on disk that a Replay of these fields allocates, file headers aside."""
     record = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in fields.values())
-    return record * streams * (config.capacity // streams + slack)
+    return (record + SUM_BYTES) * streams * (config.capacity // streams + slack)
 
 
 class Replay:
@@ -84,7 +96,8 @@ class Replay:
         self._capacity = config.capacity // streams
         self._ring = self._capacity + slack
         self._slack = slack
-        self._arrays, self._mark = _open(folder, self.fields, (streams, self._ring))
+        self._folder = folder
+        self._arrays, self._sums, self._mark = _open(folder, self.fields, (streams, self._ring))
         self._written = 0
         self._most_written = 0
         self._context = config.context
@@ -109,6 +122,8 @@ class Replay:
         slot = self._written % self._ring
         for name, array in self._arrays.items():
             array[:, slot] = records[name]
+        places = [(stream, self._written) for stream in range(self.streams)]
+        self._sums[:, slot] = self._checksums((slice(None), slot), places)
         for stream in np.flatnonzero(records["is_first"]):
             self._starts[stream].append(self._written)
         self._written += 1
@@ -149,20 +164,48 @@ class Replay:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on as if never interrupted since `state()`, over the same folder."""
+        """Go on as if never interrupted since `state()`, over the same folder.
+
+        Raises:
+            DamagedError: where a visible record is not what was added.
+            ValueError: where the folder is another one, or was written to since.
+        """
         self._check_state(state)
         self._written = state["written"]
         self._most_written = int(self._mark[0])
         self._rows = [Row(*row) for row in state["rows"]]
         self._rng.bit_generator.state = state["rng"]
         visible = np.arange(self._oldest, self._written)
+        self._check_records_of(visible)
         firsts = self._arrays["is_first"][:, visible % self._ring]
         self._starts = [visible[first].tolist() for first in firsts]
 
     def flush(self) -> None:
         """Write what the system still holds in memory to disk."""
-        for array in (*self._arrays.values(), self._mark):
+        for array in (*self._arrays.values(), self._sums, self._mark):
             array.flush()
+
+    def _checksums(self, index: Any, places: Iterable[tuple[int, int]]) -> list[int]:
+        """Checksums of the records at an index of all arrays, given their streams and positions."""
+        parts = [np.ascontiguousarray(array[index]) for array in self._arrays.values()]
+        rows = [part.reshape(len(part), prod(part.shape[1:])).view(np.uint8) for part in parts]
+        return [
+            zlib.crc32(row, zlib.crc32(b"%d %d" % place))
+            for row, place in zip(np.concatenate(rows, axis=1), places, strict=True)
+        ]
+
+    def _check_records_of(self, positions: np.ndarray) -> None:
+        for stream in range(self.streams):
+            for begin in range(0, len(positions), AT_ONCE):
+                some = positions[begin : begin + AT_ONCE]
+                index = stream, some % self._ring
+                found = self._checksums(index, [(stream, int(at)) for at in some])
+                wrong = some[self._sums[index] != np.array(found, np.uint32)]
+                if len(wrong):
+                    raise DamagedError(
+                        f"The replay in {self._folder} is damaged: record {wrong[0]} of stream "
+                        f"{stream} is not what was written. {CURE}"
+                    )
 
     @property
     def _oldest(self) -> int:
@@ -271,27 +314,62 @@ def _check(fields: Fields, streams: int, config: ReplayConfig, slack: int) -> No
         raise ValueError('replay fields must hold "is_first", a bool of shape ()')
 
 
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # of files, by their names
+
+
 def _open(
     folder: Path, fields: Fields, lead: tuple[int, int]
-) -> tuple[dict[str, np.memmap], np.memmap]:
-    """The memory maps of all fields and the mark; made anew unless the mark is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: folder / f"{quote(name, safe='')}.npy" for name in fields}
-    mark = folder / MARK
-    if mark.exists():
-        if set(folder.glob("*.npy")) != set(paths.values()):
-            raise ValueError(_mismatch(folder, "other fields"))
-        arrays = {name: open_memmap(path, mode="r+") for name, path in paths.items()}
-        for name, (dtype, shape) in fields.items():
-            if (arrays[name].dtype, arrays[name].shape) != (dtype, lead + shape):
-                found = f"{name!r} as {arrays[name].dtype}{arrays[name].shape}"
-                raise ValueError(_mismatch(folder, f"{found}, not {dtype}{lead + shape}"))
-        return arrays, open_memmap(mark, mode="r+")
-    arrays = {
-        name: open_memmap(paths[name], mode="w+", dtype=dtype, shape=lead + shape)
-        for name, (dtype, shape) in fields.items()
-    }
-    return arrays, open_memmap(mark, mode="w+", dtype=np.dtype(np.int64), shape=(1,))
+) -> tuple[dict[str, np.memmap], np.memmap, np.memmap]:
+    """The memory maps of all fields, of their checksums and of the mark; made where none are."""
+    layout: Layout = {_file(name): (dtype, lead + shape) for name, (dtype, shape) in fields.items()}
+    layout |= {SUMS: (np.dtype(np.uint32), lead), MARK: (np.dtype(np.int64), (1,))}
+    if not folder.is_dir() or not any(folder.iterdir()):
+        _create(folder, layout)
+    if {path.name for path in folder.glob("*.npy")} - layout.keys():
+        raise ValueError(_mismatch(folder, "other fields"))
+    maps = {name: _map(folder / name) for name in layout}
+    for name, (dtype, shape) in layout.items():
+        if (maps[name].dtype, maps[name].shape) != (dtype, shape):
+            found = f"{name} as {maps[name].dtype}{maps[name].shape}"
+            raise ValueError(_mismatch(folder, f"{found}, not {dtype}{shape}"))
+    return {name: maps[_file(name)] for name in fields}, maps[SUMS], maps[MARK]
+
+
+def _create(folder: Path, layout: Layout) -> None:
+    """Make all files, with the space that they will need: there whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name, (dtype, shape) in layout.items():
+            open_memmap(partial / name, mode="w+", dtype=dtype, shape=shape)
+            _take_space(partial / name)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync(folder.parent)
+
+
+def _take_space(path: Path) -> None:
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _map(path: Path) -> np.memmap:
+    if not path.is_file():
+        old = "Earlier versions wrote none: go on with them. " if path.name == SUMS else ""
+        raise DamagedError(f"{path} is missing. {old}{CURE}")
+    try:
+        open_memmap(path, mode="r")  # the other mode makes a file longer that is too short
+        return open_memmap(path, mode="r+")
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
+        raise DamagedError(f"{path} is damaged ({error}). {CURE}") from error
+
+
+def _file(name: str) -> str:
+    return f"{quote(name, safe='')}.npy"
 
 
 def _mismatch(folder: Path, found: str) -> str:

@@ -149,12 +149,16 @@ def _outlines(dataset: Any) -> Iterator[tuple[int, int, bool]]:
         return
     import h5py  # so that the observations need not be read
 
-    with h5py.File(dataset.storage.data_path / HDF5, "r") as file:
-        for number in dataset.episode_indices.tolist():
-            episode: Any = file[f"episode_{number}"]
-            steps = len(episode["rewards"])
-            ends = steps and (episode["terminations"][-1] or episode["truncations"][-1])
-            yield number, steps, bool(ends)
+    path = dataset.storage.data_path / HDF5
+    try:
+        with h5py.File(path, "r") as file:
+            for number in dataset.episode_indices.tolist():
+                episode: Any = file[f"episode_{number}"]
+                steps = len(episode["rewards"])
+                ends = steps and (episode["terminations"][-1] or episode["truncations"][-1])
+                yield number, steps, bool(ends)
+    except (OSError, KeyError) as error:
+        raise ValueError(f"dataset {dataset.id}: {path} cannot be read ({error})") from error
 
 
 @dataclass

@@ -71,6 +71,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from envs.dataset import DatasetError
     from runs import commands
     from runs.folder import RefusalError
+    from runs.storage import StorageError
 
     try:
         return getattr(commands, command.replace("-", "_"))(arguments)
@@ -80,7 +81,7 @@ def _run(command: str, arguments: list[str]) -> int:
         return _say(f"{error}.", 1)
     except ContractError as error:
         return _say(f"{error} clew check-env tells what else is wrong.", 1)
-    except (NonFiniteError, EnvFailedError) as error:
+    except (NonFiniteError, EnvFailedError, StorageError) as error:
         return _say(str(error), 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains again as it ends

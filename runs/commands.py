@@ -92,6 +92,8 @@ class EvaluateArguments:
     """Folder of the run; where there are several, their seeds are summed up together."""
     suite: tuple[str, ...] = ("return",)
     """What to measure; `all` is whatever can be measured in this run."""
+    checkpoint: Annotated[str, arg(metavar="newest|best|STEP")] = "newest"
+    """Which agent: the newest, the one with the best score in training, or that of a step."""
     env: str = ""
     """Another environment than the run's own, with the same observations and actions."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -271,7 +273,7 @@ def evaluate(arguments: list[str]) -> int:
     with folder.refusing():
         budget = Budget(asked.episodes, asked.seed, asked.max_steps)
         subjects = [
-            load_subject(run, asked.env, asked.env_kwargs, asked.device)
+            load_subject(run, asked.env, asked.env_kwargs, asked.device, asked.checkpoint)
             for run in _some(asked.runs)
         ]
         suites = [find_suites(asked.suite, subject) for subject in subjects]

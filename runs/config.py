@@ -59,6 +59,9 @@ class Config:
     """Environment steps between two lines of metrics."""
     checkpoint_every: int = 20_000
     """Environment steps between two checkpoints."""
+    keep: int = 2
+    """Newest checkpoints that are kept, besides the best one: that with the highest mean success
+    (return, where none is told) of the last 100 episodes in training."""
     evaluation_episodes: int = 100
     """Episodes of the evaluation after training; 0 leaves it out."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -68,7 +71,7 @@ class Config:
     context: LongContextConfig = field(default_factory=LongContextConfig)
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "steps", "log_every", "checkpoint_every"):
+        for name in ("num_envs", "steps", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
         for name in (

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from agent.agent import Agent
 from agent.learner import Learner, NonFiniteError
@@ -57,7 +58,7 @@ def write(
     folder = run / FOLDER
     checkpoint.write(folder, agent, learner, state)
     arrays = {name: np.ascontiguousarray(value) for name, value in batch.items()}
-    save_file(arrays, folder / BATCH)
+    (folder / BATCH).write_bytes(to_bytes(arrays))
     about = {name: [value.dtype.name, list(value.shape)] for name, value in arrays.items()}
     form = {
         "where": skipped[-1],

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from agent.sealed import DamagedError
 from envs import ContractError, EnvFailedError
 from envs.dataset import DatasetStreams, about
 from envs.loading import absolute, is_file
@@ -28,6 +29,7 @@ from runs.evaluation import returns
 from runs.evaluation.evaluate import evaluate
 from runs.evaluation.suite import Budget, Subject
 from runs.progress import Progress
+from runs.storage import StorageError, writing
 from runs.train import Trainer
 from worldmodel.spaces import text_leaves
 
@@ -42,34 +44,62 @@ def start(config: Config, recipe: str | None, out: Path, name: str = "") -> int:
         RefusalError: for a mistake in what was asked for; no folder is left behind.
     """
     config = replace(config, env=absolute(config.env))
-    path = out / (name or default_name(config, recipe))
+    with folder.refusing():
+        path = folder.place(out, name or default_name(config, recipe))
     with ExitStack() as held:
         with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
             held.enter_context(folder.locked(path))
+            shutil.rmtree(path / "replay", ignore_errors=True)  # of one that was killed as it began
             trainer = Trainer(config, path)
             held.callback(trainer.close)
             trainer.start()
-            folder.write_config(path, config, recipe, trainer.scan)
+            with writing(path):
+                folder.write_config(path, config, recipe, trainer.scan)
         return _train(trainer, recipe)
 
 
 def resume(path: Path, steps: int | None = None) -> int:
-    """Go on with a run from its newest checkpoint, up to `steps` where given; the exit code.
+    """Go on with a run from its newest whole checkpoint, up to `steps` where given; the exit code.
+
+    A run that was stopped before its first one is begun anew.
 
     Raises:
-        RefusalError: where the folder is no run, has no checkpoint, or is finished.
+        RefusalError: where the folder is no run, has no whole checkpoint, or is finished.
     """
     with ExitStack() as held:
         with folder.refusing():
             config, recipe = folder.read_config(path)
-            newest = folder.newest_checkpoint(path)
-            config = replace(config, steps=config.steps if steps is None else steps)
-            _check_unfinished(path, newest, config.steps)
             held.enter_context(folder.locked(path))
+            checkpoint.settle(path)
+            config = replace(config, steps=config.steps if steps is None else steps)
+            _check_unfinished(path, config.steps)
             trainer = Trainer(config, path)
             held.callback(trainer.close)
-            trainer.resume(newest)
+            _restore(trainer)
         return _train(trainer, recipe)
+
+
+def _restore(trainer: Trainer) -> None:
+    """Go on from the newest checkpoint that is whole; what is wrong with newer ones is told."""
+    run, damaged = trainer.folder, {}
+    if not list(run.glob("checkpoints/*")):
+        trainer.start()
+        return
+    folder.newest_checkpoint(run)  # that there is one
+    for found in reversed(checkpoint.complete(run)):
+        try:
+            trainer.resume(found)
+        except ValueError as error:
+            if not (damaged or isinstance(error, DamagedError)):
+                raise
+            damaged[found] = error
+            continue
+        for path, error in damaged.items():
+            aside = checkpoint.put_aside(path).name
+            print(f"DAMAGED: {error} Going on from {found.name} instead; it is now {aside}.")
+        return
+    reasons = " ".join(map(str, damaged.values()))
+    raise ValueError(f"{run} has no checkpoint that it can go on from. {reasons}")
 
 
 def _train(trainer: Trainer, recipe: str | None) -> int:
@@ -78,8 +108,9 @@ def _train(trainer: Trainer, recipe: str | None) -> int:
     try:
         with _stopping(trainer), Progress(console, config) as progress:
             trainer.run(on_progress=progress)
-    except (EnvFailedError, ContractError):
-        console.print(_what_is_saved(trainer), soft_wrap=True, markup=False)
+    except (EnvFailedError, ContractError, StorageError):
+        if (trainer.folder / folder.CONFIG).exists():
+            console.print(_what_is_saved(trainer), soft_wrap=True, markup=False)
         raise
     if trainer.env_steps < config.steps:
         console.print(f"Stopped and saved. Go on with: {_resume_command(trainer)}", soft_wrap=True)
@@ -98,7 +129,7 @@ def _evaluate(console: Console, trainer: Trainer) -> None:
     subject = Subject(trainer.folder, trainer.agent, config, steps=trainer.env_steps)
     try:
         evaluate(subject, [returns.SUITE], Budget(config.evaluation_episodes), console)
-    except (KeyboardInterrupt, EnvFailedError, ContractError):
+    except (KeyboardInterrupt, EnvFailedError, ContractError, StorageError):
         command = f"{program('clew')} evaluate {shlex.quote(str(trainer.folder))}"
         console.print(f"Training is saved. Evaluate it with: {command}", soft_wrap=True)
         raise
@@ -126,8 +157,8 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_unfinished(path: Path, newest: Path, steps: int) -> None:
-    done = int(newest.name.removeprefix("step-"))
+def _check_unfinished(path: Path, steps: int) -> None:
+    done = max(map(folder.step_of, checkpoint.complete(path)), default=0)
     if done >= steps:
         raise ValueError(
             f"{path} has trained for {done:,} steps already, and {steps:,} are asked for. "
@@ -240,7 +271,7 @@ def _resume_command(trainer: Trainer) -> str:
 def _what_is_saved(trainer: Trainer) -> str:
     """What is left of a run whose environments failed; who resumes it allows as many failures."""
     if found := checkpoint.complete(trainer.folder):
-        step = int(found[-1].name.removeprefix("step-"))
+        step = folder.step_of(found[-1])
         return f"Saved up to step {step:,}. Go on from there with: {_resume_command(trainer)}"
     return (
         f"Nothing is saved: the first checkpoint comes at step {trainer.config.checkpoint_every:,}."

@@ -8,11 +8,15 @@ import json
 import math
 import time
 from collections import defaultdict, deque
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from agent.sealed import sync
 from envs.stream import Episode
+
+RECENT = 100
 
 
 class Telemetry:
@@ -21,7 +25,7 @@ class Telemetry:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "metrics.jsonl"
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-        self.recent: deque[tuple[float, int, bool | None]] = deque(maxlen=100)
+        self.recent: deque[tuple[float, int, bool | None]] = deque(maxlen=RECENT)
         self.began, self.began_at = time.monotonic(), 0
 
     @cached_property
@@ -50,6 +54,13 @@ class Telemetry:
         successes = [float(s) for _, _, s in self.recent if s is not None]
         return {"return": _mean(returns), "success": _mean(successes)}
 
+    def score(self) -> float | None:
+        """Mean success, or else return, of the last 100 episodes; None while there are fewer."""
+        if len(self.recent) < RECENT:
+            return None
+        means = self.recent_mean()
+        return means["return"] if math.isnan(means["success"]) else means["success"]
+
     def write(self, env_steps: int, updates: int, totals: dict[str, int]) -> None:
         """Append the means since the last line beside the totals, and begin anew."""
         means = {name: total / n for name, (total, n) in sorted(self.sums.items())} | totals
@@ -64,23 +75,40 @@ class Telemetry:
         self.sums.clear()
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs to go on as if it had never stopped."""
+        """What a resumed run needs to go on as if it had never stopped; its lines are on disk."""
         size = self.path.stat().st_size if self.path.exists() else 0
+        if size:
+            sync(self.path)
         return {"sums": dict(self.sums), "recent": list(self.recent), "bytes": size}
 
     def load_state(self, state: dict[str, Any], env_steps: int) -> None:
-        """Go on from a `state`; lines written after it are dropped, they will come again."""
+        """Go on from a `state`; lines written after it are dropped, they will come again.
+
+        Raises:
+            ValueError: where lines that were written before it are gone.
+        """
         self.sums.update({name: list(pair) for name, pair in state["sums"].items()})
         self.recent.extend(tuple(episode) for episode in state["recent"])
         self.began_at = env_steps
-        if self.path.exists():
-            with self.path.open("r+b") as file:
-                file.truncate(state["bytes"])
+        if not self.path.exists():
+            return
+        if self.path.stat().st_size < state["bytes"]:
+            raise ValueError(
+                f"{self.path} has lost lines: it is shorter than when the checkpoint was written. "
+                "Bring them back, or remove the file to go on without what was told so far."
+            )
+        with self.path.open("r+b") as file:
+            file.truncate(state["bytes"])
+
+    def forget(self) -> None:
+        """Begin anew: what is told there is of a run that never came to a checkpoint."""
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard where it can be; it only shows what metrics.jsonl holds."""
         if "board" in vars(self):
-            self.board.close()
+            with suppress(OSError):
+                self.board.close()
 
 
 def _mean(values: list[float]) -> float:

@@ -14,7 +14,7 @@ import torch
 
 from agent.agent import Agent
 from agent.learner import Learner, NonFiniteError
-from agent.replay import Replay
+from agent.replay import Fields, Replay, replay_bytes
 from envs import EnvStreams, make
 from envs.dataset import DatasetStreams
 from runs import checkpoint, crash
@@ -22,6 +22,7 @@ from runs.config import Config
 from runs.crash import CrashError
 from runs.device import pick_device, pick_scan
 from runs.folder import load_checkpoint
+from runs.storage import check_room, writing
 from runs.telemetry import Telemetry
 from worldmodel.layers import use_scan
 from worldmodel.spaces import flatten_observation
@@ -66,13 +67,15 @@ class Trainer:
 
     def start(self) -> None:
         """Begin with the first record of every environment."""
+        self.telemetry.forget()
         self.record = self.streams.reset()
 
     def resume(self, path: Path) -> None:
         """Begin where a checkpoint ended.
 
         Raises:
-            ValueError: where the checkpoint cannot be read, or does not fit.
+            DamagedError: where the checkpoint, or the replay that it sees, is damaged.
+            ValueError: where they do not fit.
         """
         streams = load_checkpoint(self._load, path)
         self.record = self.streams.restore(streams)
@@ -97,6 +100,7 @@ class Trainer:
 
         Raises:
             CrashError: where a loss, a gradient or a state is not finite, too often in a row.
+            StorageError: where the run cannot be written any more.
         """
         steps = steps or self.config.steps
         while self.env_steps < steps and not self.stop:
@@ -105,7 +109,8 @@ class Trainer:
             self.learn()
             if _passed(before, self.env_steps, self.config.log_every):
                 self._tell()
-            if _passed(before, self.env_steps, self.config.checkpoint_every):
+            last = self.env_steps >= steps
+            if _passed(before, self.env_steps, self.config.checkpoint_every) and not last:
                 self.save()
             if on_progress:
                 on_progress(self)
@@ -116,7 +121,8 @@ class Trainer:
 
     def _tell(self) -> None:
         totals = {"episode/restarts": self.restarts, "skipped_updates": self.skipped}
-        self.telemetry.write(self.env_steps, self.learner.updates, totals)
+        with writing(self.folder):
+            self.telemetry.write(self.env_steps, self.learner.updates, totals)
 
     @property
     def restarts(self) -> int:
@@ -189,7 +195,13 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint."""
+        streams = self.streams.state()  # may fail as an environment does, not as a disk
+        with writing(self.folder):
+            return self._save(streams)
+
+    def _save(self, streams: dict[str, Any]) -> Path:
         self.replay.flush()
+        score = None if self.config.model_only else self.telemetry.score()
         state: dict[str, Any] = {
             "env_steps": self.env_steps,
             "due": self.due,
@@ -198,16 +210,18 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
             "replay": self.replay.state(),
             "telemetry": self.telemetry.state(),
-            "streams": self.streams.state(),
+            "streams": streams,
             "acting": [leaf.cpu().numpy() for leaf in tree_leaves(self.state)],
         }
-        return checkpoint.save(self.folder, self.agent, self.learner, state, self.env_steps)
+        where = state, self.env_steps, self.config.keep, score
+        return checkpoint.save(self.folder, self.agent, self.learner, *where)
 
     def _crash(self, error: NonFiniteError, batch: dict[str, np.ndarray]) -> CrashError:
         """Save a batch and the state that could not take it."""
         state = {"env_steps": self.env_steps, "due": self.due}
         skipped = [*self.skipped_in_a_row, error.where]
-        saved = crash.write(self.folder, self.agent, self.learner, state, batch, skipped)
+        with writing(self.folder):
+            saved = crash.write(self.folder, self.agent, self.learner, state, batch, skipped)
         return CrashError(error, self.env_steps, self.learner.updates, saved)
 
     def close(self) -> None:
@@ -229,10 +243,21 @@ class Trainer:
             "is_terminal": (np.dtype(bool), ()),
         }
         config = self.config
-        # Enough for the last two checkpoints: an environment step takes two records at most.
-        slack = (config.checkpoint_every // config.num_envs + 2) * 4
-        folder = self.folder / "replay"
-        return Replay(folder, fields, config.num_envs, config.replay, config.seed, slack)
+        # Enough for the last checkpoints: an environment step takes two records at most.
+        slack = (config.checkpoint_every // config.num_envs + 2) * 2 * max(config.keep, 2)
+        self._check_room(fields, slack)
+        folder, parts = self.folder / "replay", (fields, config.num_envs, config.replay)
+        with writing(self.folder):
+            return Replay(folder, *parts, config.seed, slack)
+
+    def _check_room(self, fields: Fields, slack: int) -> None:
+        """See that all that will be written has room; what is there already takes no more."""
+        config, there = self.config, len(checkpoint.complete(self.folder))
+        replay = replay_bytes(fields, config.num_envs, config.replay, slack)
+        # Besides the last ones there are the best one and the one that is being written.
+        checkpoints = max(1, config.keep + 2 - there) * checkpoint.size(self.learner)
+        replay *= not (self.folder / "replay").exists()
+        check_room(self.folder, {"of replay": replay, "of checkpoints": checkpoints})
 
     def _replay_record(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {

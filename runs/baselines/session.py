@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
+from agent import sealed
 from envs import make
 from runs import folder
 from runs.baselines.flat import flat_space
@@ -33,7 +34,8 @@ def run(kind: Kind, config: Config, settings: BaselineConfig, out: Path, name: s
         RefusalError: for a mistake in what was asked for; no folder is left behind.
     """
     console = Console(highlight=False)
-    path = out / (name or default_name(config, kind))
+    with folder.refusing():
+        path = folder.place(out, name or default_name(config, kind))
     with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
         _check(kind, config, settings)
         folder.write_config(path, config, f"baseline {kind}", "torch")
@@ -47,7 +49,7 @@ def run(kind: Kind, config: Config, settings: BaselineConfig, out: Path, name: s
         learn(kind, config, settings, path).save(final, settings)
     else:
         folder.write_json(final / ABOUT, {"kind": kind})
-    (final / "done").touch()
+    sealed.seal(final)
     if config.evaluation_episodes:
         evaluate(load_subject(path), [returns.SUITE], Budget(config.evaluation_episodes), console)
     return path

@@ -20,6 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agent import sealed
 from agent.agent import Agent
 from agent.replay import ReplayConfig
 from envs import EnvStreams
@@ -257,7 +258,7 @@ def _keep(run: Path, agent: Agent, config: Config) -> None:
     folder.write_config(run, config, None, "torch")
     path = run / "checkpoints" / f"step-{config.steps:010d}"
     agent.save(path)
-    (path / "done").touch()
+    sealed.seal(path)
 
 
 def collect(plan: Plan, out: Path) -> dict[str, Any]:

@@ -138,6 +138,10 @@ def curves(runs: Sequence[Path]) -> dict[str, Figure]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
+    """The whole lines of a run's metrics.jsonl; a kill may have left half of one more."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise folder.RefusalError(f"{path} is damaged ({error}).") from error

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from runs.evaluation.report import Page, new_folder
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
+from runs.storage import writing
 
 
 def evaluate(
@@ -25,7 +26,9 @@ def evaluate(
     for suite in suites:
         with progress(console) as tell:
             report = about | {"suite": suite.name} | suite.measure(subject, budget, tell)
-        page.add(suite, report, suite.clips(subject, budget))
+        clips = suite.clips(subject, budget)
+        with writing(path):
+            page.add(suite, report, clips)
         show(suite, report, console)
         reports[suite.name] = report
     console.print(f"Written to {path / 'report.html'}", soft_wrap=True)

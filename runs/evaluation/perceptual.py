@@ -1,5 +1,6 @@
 """LPIPS (Zhang et al. 2018), where its weights are already on this machine; none are downloaded."""
 
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,21 @@ def _lack() -> str:
     if find_spec("torchvision") is None:
         return "not measured: it needs torchvision and the weights of its AlexNet"
     weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    return "" if weights.is_file() else f"not measured: its weights are not there ({weights})"
+    if not weights.is_file():
+        return f"not measured: its weights are not there ({weights})"
+    return "" if _are_weights(weights) else f"not measured: {weights} holds more than weights"
+
+
+@cache
+def _are_weights(path: Path) -> bool:
+    """Whether a pickle builds tensors and nothing else: torchvision would run whatever it says."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # anything, where a file is no pickle at all
+        return False
+    return True
 
 
 @cache

@@ -6,7 +6,6 @@ that exists is left as it is; the next one is called evaluation-2. The highest n
 
 import base64
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -36,7 +35,7 @@ body{background:#111;color:#ddd}td,th{border-color:#444}img{background:#fff}}"""
 def newest_report(run: Path, suite: str) -> Report | None:
     """The newest report of a suite on a run."""
     found = [path for _, part in _numbered(run) if (path := part / f"{suite}.json").is_file()]
-    return json.loads(found[-1].read_text()) if found else None
+    return folder.read_json(found[-1]) if found else None
 
 
 def new_folder(run: Path) -> Path:

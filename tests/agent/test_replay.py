@@ -1,13 +1,15 @@
 """Replay: every record carries its stream and position, so a window checks itself."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agent.replay import Replay, ReplayConfig, replay_bytes
+from agent.replay import MARK, SUMS, Replay, ReplayConfig, replay_bytes
+from agent.sealed import DamagedError
 
 FIELDS = {
     "obs/image": (np.dtype(np.uint8), (2, 3)),
@@ -232,6 +234,72 @@ def test_resuming_over_lost_records_is_refused(tmp_path: Path) -> None:
         make(tmp_path / "a", other, slack=20).load_state(state)
 
 
+def damage(path: Path, byte: int) -> None:
+    """Flip a bit."""
+    with path.open("r+b") as file:
+        file.seek(byte)
+        flipped = file.read(1)[0] ^ 4
+        file.seek(byte)
+        file.write(bytes([flipped]))
+
+
+def test_a_flipped_bit_is_found_where_it_can_be_seen(tmp_path: Path) -> None:
+    """Fails where a damaged record is learned from, or one that is never read stops a run."""
+    replay = make(tmp_path, slack=20)
+    fill(replay, Source(2), 250)
+    replay.flush()
+    state, image = replay.state(), tmp_path / "obs%2Fimage.npy"
+    unseen, seen = 250 % 120, 240 % 120  # slots of record 130, overwritten next, and of 240
+    damage(image, 128 + 6 * unseen)
+    make(tmp_path, slack=20).load_state(state)
+    damage(image, 128 + 6 * (120 + seen) + 5)
+    with pytest.raises(DamagedError, match="record 240 of stream 1 is not what was written"):
+        make(tmp_path, slack=20).load_state(state)
+    damage(image, 128 + 6 * (120 + seen) + 5)
+    make(tmp_path, slack=20).load_state(state)
+    damage(tmp_path / SUMS, 128 + 4 * seen)
+    with pytest.raises(DamagedError, match="record 240 of stream 0"):
+        make(tmp_path, slack=20).load_state(state)
+
+
+def test_records_of_another_place_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
+    """Fails where a file with whole records of another time is read as if it were this one's."""
+    replay, source = make(tmp_path, slack=20), Source(2)
+    fill(replay, source, 150)
+    early = {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != MARK}
+    fill(replay, source, 60)
+    state = replay.state()
+    for path, data in early.items():
+        path.write_bytes(data)
+    with pytest.raises(DamagedError, match="record 150 of stream 0 is not what was written"):
+        make(tmp_path, slack=20).load_state(state)
+
+
+@pytest.mark.parametrize("name", ["reward.npy", SUMS, MARK])
+def test_a_file_that_is_no_array_any_more_is_named(tmp_path: Path, name: str) -> None:
+    """Fails where it is unpickled, made anew over what the others hold, or not named."""
+    fill(make(tmp_path), Source(2), 60)
+    before = (tmp_path / "stream.npy").read_bytes()
+    whole = (tmp_path / name).read_bytes()
+    for wrong in (whole[: len(whole) // 2], whole[:90], b"", b"not an array at all" * 99):
+        (tmp_path / name).write_bytes(wrong)
+        with pytest.raises(DamagedError, match=f"{name} is damaged"):
+            make(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(DamagedError, match=f"{name} is missing"):
+        make(tmp_path)
+    assert (tmp_path / "stream.npy").read_bytes() == before
+
+
+def test_files_that_were_never_all_made_are_made_anew(tmp_path: Path) -> None:
+    """Fails where a process that was killed as it made them leaves a folder that none can use."""
+    half = tmp_path / ".replay.partial"
+    half.mkdir()
+    (half / "reward.npy").write_bytes(b"half")
+    fill(make(tmp_path / "replay"), Source(2), 60)
+    assert {path.name for path in tmp_path.iterdir()} == {"replay"}
+
+
 def test_an_old_folder_can_be_used_afresh(tmp_path: Path) -> None:
     fill(make(tmp_path), Source(2), 150)
     replay = make(tmp_path)
@@ -245,10 +313,17 @@ def test_an_old_folder_can_be_used_afresh(tmp_path: Path) -> None:
 
 def test_bytes_are_known_beforehand(tmp_path: Path) -> None:
     replay = make(tmp_path, slack=5)
-    # (6 + 4 + 1 + 8 + 8) bytes a record, 2 streams of 100 + 5 records
-    assert replay_bytes(FIELDS, 2, SMALL, slack=5) == replay.nbytes == 27 * 2 * 105
-    headers = 128 * len(FIELDS)
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) == replay.nbytes + headers
+    # (6 + 4 + 1 + 8 + 8) bytes a record and 4 of its checksum, 2 streams of 100 + 5 records
+    assert replay_bytes(FIELDS, 2, SMALL, slack=5) == replay.nbytes == 31 * 2 * 105
+    files = [*tmp_path.glob("*.npy"), tmp_path / SUMS]
+    assert sum(path.stat().st_size for path in files) == replay.nbytes + 128 * len(files)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="as on macOS")
+def test_the_space_is_taken_at_once(tmp_path: Path) -> None:
+    """Fails where a disk that fills up later kills the process under its memory maps."""
+    replay = make(tmp_path, ReplayConfig(capacity=20_000, batch=4, context=8, stream=32))
+    assert sum(path.stat().st_blocks for path in tmp_path.iterdir()) * 512 >= replay.nbytes
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_debug_recipe_trains(quick: Quick, tmp_path: Path) -> None:
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert lines[-1]["reconstruction"] < lines[2]["reconstruction"]
     assert list((tmp_path / "tensorboard").iterdir())
-    assert len(checkpoint.complete(tmp_path)) == checkpoint.KEEP
+    assert len(checkpoint.complete(tmp_path)) == trainer.config.keep
 
 
 def test_the_last_stretch_is_told_as_well(quick: Quick, tmp_path: Path) -> None:

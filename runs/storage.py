@@ -1,6 +1,7 @@
-"""Where a run is written: whether there is room, and why it cannot be written to any more."""
+"""Room for a run, in memory and on disk, and why a folder cannot be written to any more."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,28 @@ def check_room(folder: Path, parts: dict[str, int]) -> None:
             f"{free / 1e6:,.1f} MB free. Free some space, lower --replay.capacity or --keep, or "
             "put the run elsewhere with --out."
         )
+
+
+def check_memory(needed: int, what: str, cure: str) -> None:
+    """See that this machine has memory for so many bytes, which is known before they are taken.
+
+    Raises:
+        ValueError: where it has not.
+    """
+    there = _memory()
+    if there and needed > there:
+        raise ValueError(
+            f"{what} takes at least {needed / 1e9:,.1f} GB of memory, and there are "
+            f"{there / 1e9:,.1f} GB: {cure}."
+        )
+
+
+def _memory() -> int:
+    """Bytes that this process may have; 0 where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return 0
+    import resource
+
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return physical if allowed == resource.RLIM_INFINITY else min(physical, allowed)

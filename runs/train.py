@@ -22,11 +22,13 @@ from runs.config import Config
 from runs.crash import CrashError
 from runs.device import pick_device, pick_scan
 from runs.folder import load_checkpoint
-from runs.storage import check_room, writing
+from runs.storage import check_memory, check_room, writing
 from runs.telemetry import Telemetry
 from worldmodel.layers import use_scan
 from worldmodel.spaces import flatten_observation
 from worldmodel.types import Records, tree_leaves, tree_unflatten
+
+LEAST_OF_ENV = 10_000  # bytes
 
 
 class Trainer:
@@ -43,6 +45,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
+        needed = config.num_envs * LEAST_OF_ENV
+        check_memory(needed, f"num_envs = {config.num_envs:,}", "lower --num-envs")
         self.streams = _streams(config)
         try:
             self._build()
@@ -52,18 +56,28 @@ class Trainer:
 
     def _build(self) -> None:
         config = self.config
-        spaces = self.streams.observation_space, self.streams.action_space
-        self.agent = Agent(*spaces, config.model).to(self.device)
+        with torch.random.fork_rng([]), torch.device("meta"):  # of all sizes, without memory
+            bytes_held = checkpoint.size(self._make(torch.device("meta"))[1])
+        check_memory(
+            bytes_held,
+            "What is learned",
+            "lower --model.width, its other sizes, or lower --replay.batch",
+        )
+        self.agent, self.learner = self._make(self.device)
         use_scan(self.agent, self.scan)
-        parts = config.behaviour, config.optimiser, config.context
-        learner = Learner(self.agent, *parts, config.replay.batch, config.model_only)
-        self.learner = learner.to(self.device)
         self.replay = self._make_replay()
         self.telemetry = Telemetry(self.folder)
         self.env_steps, self.due, self.stop = 0, 0.0, False
         self.restarts_before = 0
         self.skipped, self.skipped_in_a_row = 0, list[str]()
         self.state = self.agent.initial(config.num_envs)
+
+    def _make(self, device: torch.device) -> tuple[Agent, Learner]:
+        """Agent and learner, before they have learned anything."""
+        config, streams = self.config, self.streams
+        agent = Agent(streams.observation_space, streams.action_space, config.model).to(device)
+        parts = config.behaviour, config.optimiser, config.context
+        return agent, Learner(agent, *parts, config.replay.batch, config.model_only).to(device)
 
     def start(self) -> None:
         """Begin with the first record of every environment."""

@@ -56,6 +56,20 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_step(
     assert not list(disk.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("option", "size"),
+    [("--num-envs", 10**9), ("--model.width", 10**6), ("--replay.batch", 10**9)],
+)
+def test_what_no_memory_can_hold_is_refused(
+    small: tuple[str, ...], option: str, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where memory is taken before it is known that there is too little."""
+    assert main([*small, option, str(size)]) == 2
+    said = capsys.readouterr().err
+    assert "GB of memory, and there are" in said
+    assert f"lower {option}" in said
+
+
 def test_sizes_are_known_beforehand(quick: Callable[..., Config], tmp_path: Path) -> None:
     """Fails where a checkpoint or a replay takes more than the check allows for."""
     trainer = Trainer(quick(steps=160), tmp_path / "run")

@@ -56,13 +56,7 @@ class Trainer:
 
     def _build(self) -> None:
         config = self.config
-        with torch.random.fork_rng([]), torch.device("meta"):  # of all sizes, without memory
-            bytes_held = checkpoint.size(self._make(torch.device("meta"))[1])
-        check_memory(
-            bytes_held,
-            "What is learned",
-            "lower --model.width, its other sizes, or lower --replay.batch",
-        )
+        self._check_memory()
         self.agent, self.learner = self._make(self.device)
         use_scan(self.agent, self.scan)
         self.replay = self._make_replay()
@@ -71,6 +65,18 @@ class Trainer:
         self.restarts_before = 0
         self.skipped, self.skipped_in_a_row = 0, list[str]()
         self.state = self.agent.initial(config.num_envs)
+
+    def _check_memory(self) -> None:
+        """See that there is memory for all that learning holds, without taking any."""
+        cure = "lower --model.width or its other sizes, or lower --replay.batch"
+        try:
+            with torch.random.fork_rng([]), torch.device("meta"):
+                needed = checkpoint.size(self._make(torch.device("meta"))[1])
+        except (TypeError, RuntimeError, OverflowError) as error:
+            if "overflow" not in str(error).lower():
+                raise
+            raise ValueError(f"Sizes are larger than can be counted: {cure}.") from error
+        check_memory(needed, "What is learned", cure)
 
     def _make(self, device: torch.device) -> tuple[Agent, Learner]:
         """Agent and learner, before they have learned anything."""

@@ -4,6 +4,7 @@ HYPOTHESIS_PROFILE=nightly tries ten times as much, and elsewhere every time.
 """
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -35,16 +36,19 @@ from worldmodel.spaces import flatten_observation, space_from_json, space_to_jso
 ROOM = 4 * 2**30  # bytes that a case may take: what asks for more must be refused
 
 
-@pytest.fixture(autouse=True)
+@contextlib.contextmanager
 def narrow() -> Iterator[None]:
     """Keep a case from taking the whole machine's memory."""
+    gc.collect()  # what earlier cases mapped is not this one's
     before = resource.getrlimit(resource.RLIMIT_AS)
     statm = Path("/proc/self/statm")
     if statm.exists():
         used = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def options(config: Any, prefix: str = "--") -> list[str]:
@@ -124,7 +128,7 @@ def test_the_command_line(
     """Fails where something that can be typed is a traceback, or does not end."""
     named = [recipe] if recipe and command == "train" else []
     argv = [command, *named, *chain(*words), *SOON.get(command, [])]
-    with stopped_at_once(tmp_path_factory.mktemp("fuzz")) as said:
+    with narrow(), stopped_at_once(tmp_path_factory.mktemp("fuzz")) as said:
         code = main(argv)
     told = said.getvalue()
     event(f"{command if command in COMMANDS else 'no command'} ends with {code}")

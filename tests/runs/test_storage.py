@@ -68,6 +68,7 @@ def test_what_no_memory_can_hold_is_refused(
     said = capsys.readouterr().err
     assert "GB of memory, and there are" in said
     assert f"lower {option}" in said
+    assert main([*small, option, str(2**63)]) == 2
 
 
 def test_sizes_are_known_beforehand(quick: Callable[..., Config], tmp_path: Path) -> None:

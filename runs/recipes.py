@@ -68,6 +68,25 @@ TMAZE = Recipe(
     ),
 )
 
+TMAZE_500 = Recipe(
+    name="tmaze-500",
+    summary="The same past 500 steps, in every episode from the first one on.",
+    cost="1,000,000 steps, 20 minutes beside other work",
+    config=replace(
+        TMAZE.config,
+        env_kwargs={"length": 500},
+        steps=1_000_000,
+        checkpoint_every=200_000,
+        # A single categorical: several, drawn independently, mix frames that are one in 500.
+        model=replace(TMAZE.config.model, latents=1, classes=16, recalls=64),
+        # A wasted step costs 0.002, which drowns in the noise of longer returns.
+        behaviour=replace(TMAZE.config.behaviour, entropy=6e-4, lam=0.5),
+        optimiser=OptimiserConfig(actor_lr=3e-4),
+        replay=ReplayConfig(capacity=400_000, batch=8, context=1024, stream=4096),
+        context=LongContextConfig(curriculum=(256, 512)),
+    ),
+)
+
 CARTPOLE = Recipe(
     name="cartpole",
     summary="CartPole-v1: vectors, no need of memory.",
@@ -155,7 +174,7 @@ HALLWAY_LONG = Recipe(
     ),
 )
 
-PRESETS = (DEBUG, TMAZE, CARTPOLE, PENDULUM, MINIGRID_EMPTY, HALLWAY, HALLWAY_LONG)
+PRESETS = (DEBUG, TMAZE, TMAZE_500, CARTPOLE, PENDULUM, MINIGRID_EMPTY, HALLWAY, HALLWAY_LONG)
 RECIPES = {recipe.name: recipe for recipe in PRESETS}
 
 

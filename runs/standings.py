@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from runs import folder
 from runs.config import Config
@@ -202,6 +203,7 @@ def curves(found: Results) -> Figure:
             for kept in seeds:
                 _draw(axes[:, column], kept.lines, colours[player])
         axes[0, column].set_title(titles[name])
+        axes[0, column].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0, 0].set_ylabel("by environment steps")
     axes[1, 0].set_ylabel("by minutes")
     handles = [axes[0, 0].plot([], [], color=c, label=p)[0] for p, c in colours.items()]

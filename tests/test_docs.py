@@ -97,3 +97,12 @@ def test_measuring_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(list(Path("outputs").glob("*/evaluation*/report.html"))) == 9
     named = re.findall(r"^\| `([\w-]+)` \|", MEASURING.read_text(), re.MULTILINE)
     assert set(named) == set(SUITES)
+
+
+def test_promises_are_tested() -> None:
+    """Fails where docs/reliability.md names a test that is not there."""
+    named = re.findall(r"`(test_\w+)(?:::(test_\w+))?", (ROOT / "docs/reliability.md").read_text())
+    assert len(named) > 15
+    for module, test in named:
+        (path,) = (ROOT / "tests").rglob(f"{module}.py")
+        assert f"\ndef {test}" in path.read_text(), (module, test)

@@ -60,7 +60,7 @@ def test_forgetting_leaves_nothing_but_the_last_record(model: WorldModel) -> Non
             torch.manual_seed(0)
             steps = list(dream(model, start, [torch.zeros(ROWS).long()], forget=forget))
             ends.append(steps[-1].carry.features)
-        assert torch.equal(*ends) == forget
+        assert torch.allclose(*ends, rtol=1e-4, atol=1e-5) == forget  # sums may round otherwise
 
 
 def test_quality_of_frames() -> None:

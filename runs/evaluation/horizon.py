@@ -2,9 +2,11 @@
 
 Tasks with an argument for the delay (an environment names it in its attribute `delay`) are played
 at a quarter, half and all of the delay of training, then at twice as much again and again until
-fewer than 90 % succeed, and last between the longest solved delay and the next one. The memory
-horizon is the longest delay up to which all were solved. A world model that learned alone is
-measured by what it dreams (the suite `dreamed`, the real end shown).
+fewer than 90 % succeed (or half as much, until 90 % do), and last between the longest solved delay
+and the next one. The memory horizon is the longest delay up to which all were solved. A delay whose
+episodes had to be cut before their end (`max_steps`) counts as not tried, unless it is failed even
+if all of those would have succeeded. A world model that learned alone is measured by what it dreams
+(the suite `dreamed`, the real end shown).
 """
 
 import inspect
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from envs.registry import make
@@ -23,7 +26,7 @@ from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
 SOLVED = 0.9
 PATIENCE = 2000  # steps of an episode that is played to see whether its success is reported
-HALVINGS = 2  # of the gap between the longest solved delay and the next
+PRECISION = 1.25  # of the shortest delay that is not solved, by the longest that is
 
 
 def missing(subject: Subject) -> str:
@@ -58,11 +61,14 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     trained = _trained(subject, argument)
     found: dict[int, dict[str, Any]] = {}
 
-    def solves(delay: int) -> bool:
-        if delay not in found:
-            config = with_delay(subject.config, argument, delay)
-            found[delay] = _success(replace(subject, config=config), budget, delay, tell)
-        return found[delay]["memory"]["rate"] >= SOLVED
+    def solves(delay: int) -> bool | None:
+        config = with_delay(subject.config, argument, delay)
+        point = _success(replace(subject, config=config), budget, delay, tell)
+        solved = point["memory"]["rate"] >= SOLVED
+        if not solved and point["memory"]["rate"] + point["cut"] >= SOLVED:
+            return None
+        found[delay] = point
+        return solved
 
     horizon, failed = search(solves, trained, max(1, budget.max_steps - 1))
     by_delay = [{"delay": delay, **found[delay]} for delay in sorted(found)]
@@ -77,21 +83,31 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     }
 
 
-def search(solves: Callable[[int], bool], trained: int, longest: int) -> tuple[int, int | None]:
+def search(
+    solves: Callable[[int], bool | None], trained: int, longest: int
+) -> tuple[int, int | None]:
     """The longest delay up to which all tried ones are solved, and the shortest that is not.
 
-    None where the longest allowed one is solved; a horizon of 0 where none is.
+    None where the longest allowed one is solved, or the next could not be decided (`solves` says
+    None); a horizon of 0 where not even a delay of one step is solved.
     """
-    delays = sorted({max(1, trained // 4), max(1, trained // 2), trained})
     good, bad = 0, None
-    while bad is None and good < longest:
-        delay = min(next((d for d in delays if d > good), 2 * good), longest)
-        good, bad = (delay, None) if solves(delay) else (good, delay)
-    for _ in range(HALVINGS):
-        if bad is not None and bad - good > 1 and good:
-            middle = (good + bad) // 2
-            good, bad = (middle, bad) if solves(middle) else (good, middle)
+    while delay := _next(good, bad, trained, longest):
+        solved = solves(delay)
+        if solved is None:
+            break
+        good, bad = (delay, bad) if solved else (good, delay)
     return good, bad
+
+
+def _next(good: int, bad: int | None, trained: int, longest: int) -> int:
+    """The delay to try next; 0 where the horizon is known."""
+    if bad is None:
+        delays = (max(1, trained // 4), max(1, trained // 2), trained, 2 * good)
+        delay = min(next(delay for delay in delays if delay > good), longest)
+        return delay if delay > good else 0
+    middle = (good + bad) // 2
+    return middle if bad > PRECISION * good and middle > good else 0
 
 
 def _trained(subject: Subject, argument: str) -> int:
@@ -115,13 +131,15 @@ def with_delay(config: Config, argument: str, delay: int) -> Config:
 def _success(subject: Subject, budget: Budget, delay: int, tell: Tell) -> dict[str, Any]:
     if subject.config.model_only:
         found = dreamed.cross(subject.agent, subject.config, budget, ("led",), tell)
-        return {name: ways["led"] for name, ways in found.items()}
+        return {name: ways["led"] for name, ways in found.items()} | {"cut": 0.0}
     of = budget.episodes, budget.seed, budget.max_steps
-    report = {}
+    report: dict[str, Any] = {}
     for name, forget in (("memory", never), ("memory_off", always)):
         player, what = player_of(subject.agent, forget=forget), f"delay {delay:,}, {name}"
         episodes = play_new(player, subject.config, *of, tell, what)
         report[name] = rate_ci([bool(episode.success) for episode in episodes])
+        cut = [not e.success and e.length >= budget.max_steps for e in episodes]
+        report.setdefault("cut", sum(cut) / len(cut))
     return report
 
 
@@ -145,9 +163,15 @@ def headline(report: Report) -> dict[str, str]:
 def verdict(report: Report) -> str:
     """The memory horizon, in a sentence."""
     horizon, failed, trained = report["horizon"], report["failed"], report["trained"]
+    if not horizon and failed is None:
+        return "No memory horizon: the episodes were cut before their end; raise --max-steps."
     if not horizon:
         return f"No memory horizon: not even a delay of {failed:,} is solved (90 %)."
-    until = "; longer ones were not tried" if failed is None else f", and {failed:,} is not solved"
+    until = (
+        "; longer ones take more than --max-steps"
+        if failed is None
+        else f", and {failed:,} is not solved"
+    )
     share = f"{horizon / trained:.2g} times the delay of training"
     text = f"Memory horizon: {horizon:,} steps, {share}{until}."
     (at,) = (point for point in report["by_delay"] if point["delay"] == horizon)
@@ -164,7 +188,7 @@ def figures(report: Report) -> dict[str, Figure]:
     for name, label in (("memory", "with memory"), ("memory_off", "memory off")):
         found = [point[name] for point in report["by_delay"]]
         axes.plot(delays, [part["rate"] for part in found], marker="o", label=label)
-        low, high = zip(*(part["ci95"] for part in found), strict=True)
+        low, high = np.reshape([part["ci95"] for part in found], (-1, 2)).T
         axes.fill_between(delays, low, high, alpha=0.2)
     axes.axvline(report["trained"], color="0.6", linestyle=":", label="trained at")
     axes.axhline(SOLVED, color="0.6", linewidth=0.8)

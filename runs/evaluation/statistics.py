@@ -4,6 +4,10 @@ Means have bootstrap intervals (Efron 1979). Rates have Wilson's, since a bootst
 in 200 episodes is sure that there is no failure. Several runs are summed up by the interquartile
 mean of what each earns on average (Agarwal et al. 2021). Unlike there, their intervals redraw the
 runs and then the episodes of each: what another seed would have learned is most of the doubt.
+
+Few values resample themselves too narrowly: of 3 runs, 95 % intervals of a plain bootstrap hold the
+truth 3 times in 4. So its ends are moved away from the value as far as Student's t asks for (after
+Hesterberg 2015, section 3.4), which holds it 93 to 95 times in 100 of 2, 3, 5 or 8 normal values.
 """
 
 import math
@@ -14,29 +18,33 @@ import numpy as np
 
 Z95 = 1.959964
 DRAWS = 2_000  # of a bootstrap
+FEWEST = 4  # values with an interval: three that agree by chance would have none to speak of
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # by degrees of freedom
 SEED = 0  # of its draws: the same values have the same interval
 
 Measure = dict[str, Any]
 
 
 def mean_ci(values: Sequence[float]) -> Measure:
-    """Mean and its bootstrap interval; no interval for a single value."""
+    """Mean and its bootstrap interval; no interval for fewer than FEWEST values."""
+    mean, count = float(np.mean(values)), len(values)
     drawn = _redrawn(values, DRAWS, np.random.default_rng(SEED))
-    return {"mean": float(np.mean(values)), "ci95": _ends(drawn) if len(values) > 1 else None}
+    return {"mean": mean, "ci95": _ends(drawn, mean, count) if count >= FEWEST else None}
 
 
 def iqm_ci(runs: Sequence[Sequence[float]]) -> Measure:
     """Interquartile mean of the means of several runs, and its interval."""
-    value = interquartile_mean(np.array([np.mean(run) for run in runs]))
-    ends = _ends(interquartile_mean(_redrawn_runs(runs)))
-    return {"iqm": float(value), "ci95": ends, "runs": len(runs)}
+    value = float(interquartile_mean(np.array([np.mean(run) for run in runs])))
+    ends = _ends(interquartile_mean(_redrawn_runs(runs)), value, _units(runs))
+    return {"iqm": value, "ci95": ends, "runs": len(runs)}
 
 
 def rates_ci(runs: Sequence[Sequence[bool]]) -> Measure:
     """Rate over several runs: Wilson's interval, or that of redrawn runs where it goes further."""
     found = rate_ci([outcome for run in runs for outcome in run])
-    ends = zip(found["ci95"], _ends(_redrawn_runs(runs).mean(-1)), strict=True)
-    return found | {"ci95": [choose(pair) for choose, pair in zip((min, max), ends, strict=True)]}
+    low, high = _ends(_redrawn_runs(runs).mean(-1), found["rate"], _units(runs))
+    low, high = min(low, found["ci95"][0]), max(high, found["ci95"][1])
+    return found | {"ci95": [max(0.0, low), min(1.0, high)]}
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
@@ -60,10 +68,22 @@ def _redrawn_runs(runs: Sequence[Sequence[float]]) -> np.ndarray:
     return np.take_along_axis(means, chosen, 0)[0]
 
 
-def _ends(drawn: np.ndarray) -> list[float]:
-    """Where 95 % of the draws lie."""
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return [float(low), float(high)]
+def _units(runs: Sequence[Sequence[float]]) -> int:
+    """How many independent ones there are: runs, or the episodes of a single one."""
+    return len(runs) if len(runs) > 1 else len(runs[0])
+
+
+def _ends(drawn: np.ndarray, value: float, count: int) -> list[float]:
+    """Where 95 % of the draws lie, as much further from the value as so few ones ask for."""
+    wider = student(count - 1) / Z95 * math.sqrt(count / (count - 1)) if count > 1 else 1.0
+    return [float(value + wider * (end - value)) for end in np.quantile(drawn, [0.025, 0.975])]
+
+
+def student(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t (above 9, two terms of its expansion; 0.2 % off)."""
+    if freedom <= len(T95):
+        return T95[freedom - 1]
+    return Z95 + (Z95 + Z95**3) / (4 * freedom) + 2.82 / freedom**2
 
 
 def clusters_ci(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Measure:
@@ -76,9 +96,9 @@ def clusters_ci(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Me
     drawn = np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
     with np.errstate(divide="ignore", invalid="ignore"):
         value, values = float(statistic(np.arange(count))), statistic(drawn)
-    if count < 2 or not np.isfinite(value):
+    if count < FEWEST or not np.isfinite(value):
         return {"mean": value, "ci95": None}
-    return {"mean": value, "ci95": _ends(values[np.isfinite(values)])}
+    return {"mean": value, "ci95": _ends(values[np.isfinite(values)], value, count)}
 
 
 def rate_ci(outcomes: Sequence[bool]) -> Measure:

@@ -68,8 +68,8 @@ def test_interquartile_mean() -> None:
 def test_the_doubt_about_several_runs_is_that_between_them() -> None:
     """Fails where many episodes of few runs look like many runs, or one episode in four is lost."""
     found = iqm_ci([[1.0] * 8, [3.0] * 8])
-    assert found == {"iqm": 2.0, "ci95": [1.0, 3.0], "runs": 2}
-    assert written(found) == "2 [1, 3]"
+    assert found == {"iqm": 2.0, "ci95": pytest.approx([-7.17, 11.17], abs=0.01), "runs": 2}
+    assert written(found) == "2 [-7.17, 11.2]"
     assert iqm_ci([[0.0, 1.0, 1.0, 1.0]] * 4)["iqm"] == 0.75
     learned_and_not = rates_ci([[True] * 200, [False] * 200])
     assert learned_and_not == {"rate": 0.5, "ci95": [0.0, 1.0]}
@@ -176,8 +176,8 @@ def test_memory_is_not_claimed_for_noise() -> None:
         report = {"every": [part(off)], "once": [part(once)], "whole": part(on)}
         return ablate.headline(report)["memory needed"], ablate.verdict(report)
 
-    bad, good = [0.0, 0.1, 0.2], [1.0, 0.9, 1.1]
-    needed, verdict = said([0.0, 1.0, 1.0], [1.0, 0.0, 1.1], bad)
+    bad, good = [0.0, 0.1, 0.1, 0.2], [1.0, 0.9, 1.0, 1.1]
+    needed, verdict = said([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.1], bad)
     assert needed == "none"
     assert verdict.startswith("No memory needed")
     needed, verdict = said(bad, good, bad)

@@ -40,6 +40,8 @@ class Corridor(gym.Env[np.ndarray, np.int64]):
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}
     delay = "length"
     """The argument that says for how many steps something must be kept."""
+    chance = 0.5
+    """Success of whoever guesses where something had to be remembered."""
     actions: int
     answers: tuple[int, int]
     answer_names: tuple[str, str]

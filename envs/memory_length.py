@@ -53,6 +53,9 @@ class MemoryLength(gym.Env[np.ndarray, np.int64]):
     delay = "length"
     """The argument that says for how many steps something must be kept."""
 
+    chance = 0.5
+    """Success of whoever guesses where something had to be remembered."""
+
     def __init__(self, length: int = 100, bits: int = 1) -> None:
         if length < 1:
             raise ValueError(f"MemoryLength length is {length}: give it at least 1 step to wait")

@@ -117,16 +117,15 @@ class Stream:
     def explore(self) -> Any:
         """An action for data: drawn by stream, episode and step, so that a restart repeats it."""
         where = (EXPLORE, self._seed, self._index, self._episode, len(self._actions))
-        rng, bare = np.random.default_rng(where), self.env.unwrapped
-        # Its actions are those of the bare environment; a wrapper may have others.
-        if self.env.action_space == bare.action_space and hasattr(bare, "explore"):
-            return bare.explore(rng)  # pyright: ignore[reportAttributeAccessIssue]
+        rng = np.random.default_rng(where)
+        if can(self.env, "explore"):
+            return self.env.unwrapped.explore(rng)  # pyright: ignore[reportAttributeAccessIssue]
         self.env.action_space.seed(int(rng.integers(2**31)))
         return self.env.action_space.sample()
 
     def has_retrace(self) -> bool:
         """Whether the environment's explorer can be asked to come back to what it saw."""
-        return hasattr(self.env.unwrapped, "retrace")
+        return can(self.env, "retrace")
 
     def retrace(self, watched: int) -> None:
         """Let it come back, in this episode, to what `explore` leads to in so many records."""
@@ -135,7 +134,7 @@ class Stream:
 
     def has_ask(self) -> bool:
         """Whether the environment's actions can name any place."""
-        return hasattr(self.env.unwrapped, "ask")
+        return can(self.env, "ask")
 
     def ask(self, action: Any) -> np.ndarray:
         """Actions that, taken instead of this one, would lead to each place."""
@@ -143,7 +142,7 @@ class Stream:
 
     def has_oracle(self) -> bool:
         """Whether the environment can say what one that knows everything would do."""
-        return hasattr(self.env.unwrapped, "oracle")
+        return can(self.env, "oracle")
 
     def oracle(self) -> Any:
         """What the environment's own oracle would do now."""
@@ -195,6 +194,16 @@ class Stream:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+def can(env: gym.Env, what: str) -> bool:
+    """Whether the bare environment has this method, and no wrapper gives actions other meanings."""
+    bare, outer = env.unwrapped, env
+    while isinstance(outer, gym.Wrapper):
+        if isinstance(outer, gym.ActionWrapper):
+            return False
+        outer = outer.env
+    return hasattr(bare, what) and env.action_space == bare.action_space
 
 
 def _check_spaces(env: gym.Env, spaces: Spaces | None) -> None:

@@ -26,11 +26,12 @@ from envs import EnvStreams, Record, make
 from envs.dataset import import_minari
 from envs.loading import absolute
 from envs.recorder import Policy, Recorder, disk_bytes, write_dataset
+from envs.stream import can
 from runs import folder
 from runs.config import Config
 from runs.evaluation.play import OraclePlayer, RandomPlayer
 from runs.evaluation.subject import load_run
-from runs.evaluation.suite import Budget
+from runs.evaluation.suite import Budget, check_seed
 from runs.session import env_name, program
 from runs.train import make_streams
 from worldmodel.actions import ActionCodec
@@ -85,8 +86,7 @@ class CollectArguments:
         for name in ("frames", "num_envs", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
+        check_seed(self.seed)
 
 
 class Subject(NamedTuple):
@@ -157,11 +157,8 @@ def _examine(config: Config, infos: tuple[str, ...]) -> Subject:
         flatten_space(env.observation_space)
         ActionCodec(env.action_space)
         _, info = env.reset(seed=0)
-        bare: Any = env.unwrapped
-        # Its actions are those of the bare environment; a wrapper may have others.
-        acts = env.action_space == bare.action_space
         names = {"explorer": "explore", "oracle": "oracle"}
-        own = tuple(name for name, method in names.items() if acts and hasattr(bare, method))
+        own = tuple(name for name, method in names.items() if can(env, method))
         return Subject(own, _kept(info, infos), _ends(env), _spec(env))
     finally:
         env.close()
@@ -372,7 +369,8 @@ def _announce(
 def _outcome(recorder: Recorder, path: Path) -> dict[str, Any]:
     """What became of the episodes; means are over those that were not cut."""
     whole = [one for one in recorder.told if not one["cut"]]
-    successes = [one["success"] for one in whole if "success" in one]
+    told = any("success" in one for one in recorder.told)  # some say it of successes alone
+    successes = [one.get("success", False) for one in whole] if told else []
     return {
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "episodes": len(recorder.told),

@@ -30,7 +30,7 @@ from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
 from runs.evaluation.subject import load_subject
-from runs.evaluation.suite import Budget, Subject
+from runs.evaluation.suite import Budget, Subject, check_seed
 from runs.evaluation.suites import ALL, check_suites, find_suites, left_out
 from runs.recipes import RECIPES, find_recipe
 from worldmodel.pattern import PATTERNS
@@ -197,8 +197,7 @@ class CheckEnvArguments:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps = {self.steps} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

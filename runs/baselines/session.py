@@ -12,6 +12,7 @@ from rich.console import Console
 
 from agent import sealed
 from envs import make
+from envs.stream import can
 from runs import folder
 from runs.baselines.flat import flat_space
 from runs.baselines.learn import learn
@@ -59,7 +60,7 @@ def _check(kind: Kind, config: Config, settings: BaselineConfig) -> None:
     """See that the environment is there and suits SB3, before anything is learned."""
     env = make(config.env, config.env_kwargs, config.wrappers)
     env.close()
-    if kind == "oracle" and not hasattr(env.unwrapped, "oracle"):
+    if kind == "oracle" and not can(env, "oracle"):
         raise ValueError(f"{config.env} has no oracle(): it cannot say what would be best.")
     if kind == "ppo" or kind == "recurrent-ppo":
         flat_space(flatten_space(env.observation_space))

@@ -39,7 +39,7 @@ from runs.bench.patterns_view import picture, questions, table
 from runs.config import Config
 from runs.evaluation import recall
 from runs.evaluation.subject import load_subject
-from runs.evaluation.suite import Budget, Subject, quiet
+from runs.evaluation.suite import Budget, Subject, check_seed, quiet
 from runs.train import make_streams
 from worldmodel.backbone import Backbone
 from worldmodel.layers import Sizes
@@ -89,8 +89,9 @@ class Plan:
         for name in ("episodes", "frames", "codec_updates", "codec_passes", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
+        check_seed(self.seed)
+        if self.rows > recall.MOST_ROWS:
+            raise ValueError(f"rows = {self.rows} must be at most {recall.MOST_ROWS}.")
         if self.model.classes > MOST_CLASSES:
             raise ValueError(
                 f"model.classes = {self.model.classes} must be at most {MOST_CLASSES}, as films "
@@ -158,18 +159,24 @@ def _prepare(plan: Plan, out: Path, say: Say) -> None:
         return
     torch.set_num_threads(1)
     torch.manual_seed(plan.seed)
-    streams = make_streams(_config(plan, PATTERNS[0]), STREAMS, plan.seed)
-    agent = _agent(plan, PATTERNS[0], streams)
-    if (out / CODEC).exists():
-        agent.load_state_dict(load_file(out / CODEC), strict=False)
-    else:
-        learn_codec(agent.model, streams, plan.codec_updates, plan.codec_passes, say)
-        save_file(_codec(agent), out / CODEC)
-    films = film(agent.model, streams, plan.episodes, plan.frames, say)
-    streams.close()
-    partial_file = out / f".{FILMS}.partial"
-    save_file({"latents": films.latents, "prev_action": films.prev_action}, partial_file)
-    partial_file.replace(out / FILMS)
+    config = _config(plan, PATTERNS[0])
+    with closing(make_streams(config, STREAMS, plan.seed)) as streams:
+        agent = _agent(plan, PATTERNS[0], streams)
+        if not (out / CODEC).exists():
+            learn_codec(agent.model, streams, plan.codec_updates, plan.codec_passes, say)
+            _save(_codec(agent), out / CODEC)
+    agent.load_state_dict(load_file(out / CODEC), strict=False)
+    # Streams of their own: the same films, whether or not it was interrupted after the codec.
+    with closing(make_streams(config, STREAMS, plan.seed + 1)) as streams:
+        films = film(agent.model, streams, plan.episodes, plan.frames, say)
+    _save({"latents": films.latents, "prev_action": films.prev_action}, out / FILMS)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file whole, or not at all."""
+    partial_file = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial_file)
+    partial_file.replace(path)
 
 
 def learn_and_measure(plan: Plan, out: Path, name: str) -> dict[str, Any]:

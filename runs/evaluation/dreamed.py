@@ -24,6 +24,7 @@ from agent.agent import Agent
 from envs import Hallway, TMaze
 from envs.corridor import FORWARD, Corridor
 from envs.registry import make
+from envs.stream import can
 from runs.config import Config
 from runs.evaluation.play import drawing, evaluation_seed
 from runs.evaluation.statistics import mean_ci, rate_ci, written
@@ -52,7 +53,9 @@ def is_crossable(config: Config) -> bool:
     """Whether a straight walk leads from the cue to the answer."""
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
-    return type(env.unwrapped) in (TMaze, Hallway)
+    bare = env.unwrapped
+    seen = env.observation_space == bare.observation_space  # whose channels are known
+    return type(bare) in (TMaze, Hallway) and seen and can(env, "oracle")
 
 
 class Crossings(NamedTuple):

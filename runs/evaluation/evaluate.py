@@ -20,17 +20,17 @@ def evaluate(
 
     That the suites can measure it is for the caller to see (`check_suites`), before any play.
     """
-    path = new_folder(subject.run)
     about, reports = describe(subject, budget), {}
-    page = Page(path, f"Evaluation of {subject.run.name}", about)
-    for suite in suites:
-        with progress(console) as tell:
-            report = about | {"suite": suite.name} | suite.measure(subject, budget, tell)
-        clips = suite.clips(subject, budget)
-        with writing(path):
-            page.add(suite, report, clips)
-        show(suite, report, console)
-        reports[suite.name] = report
+    with new_folder(subject.run) as path:
+        page = Page(path, f"Evaluation of {subject.run.name}", about)
+        for suite in suites:
+            with progress(console) as tell:
+                report = about | {"suite": suite.name} | suite.measure(subject, budget, tell)
+            clips = suite.clips(subject, budget)
+            with writing(path):
+                page.add(suite, report, clips)
+            show(suite, report, console)
+            reports[suite.name] = report
     console.print(f"Written to {path / 'report.html'}", soft_wrap=True)
     return reports
 

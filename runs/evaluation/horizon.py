@@ -10,10 +10,11 @@ if all of those would have succeeded. A world model that learned alone is measur
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -21,6 +22,7 @@ from envs.registry import make
 from runs.config import Config
 from runs.evaluation import dreamed
 from runs.evaluation.play import RandomPlayer, always, never, play_new, player_of
+from runs.evaluation.returns import chance
 from runs.evaluation.statistics import rate_ci, surely_more, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
@@ -49,10 +51,23 @@ def _says_success(config: Config) -> bool:
 
 
 def delay_argument(config: Config) -> str:
-    """The argument of a task that says for how many steps something must be kept; or nothing."""
+    """The argument of a task that says for how many steps something must be kept; or nothing.
+
+    Nothing as well where the environment's own `delay` is no name of an argument with a default.
+    """
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
-    return getattr(env.unwrapped, "delay", "")
+    name, parameters = getattr(env.unwrapped, "delay", ""), _parameters(env)
+    known = isinstance(name, str) and name in parameters
+    return name if known and (name in config.env_kwargs or _whole(parameters[name].default)) else ""
+
+
+def _parameters(env: gym.Env) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(env.unwrapped)).parameters
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
@@ -77,6 +92,7 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
         "predicted": subject.config.model_only,
         "trained": trained,
         "solved_at": SOLVED,
+        "chance": chance(subject.config),
         "horizon": horizon,
         "failed": failed,
         "by_delay": by_delay,
@@ -119,7 +135,7 @@ def _trained(subject: Subject, argument: str) -> int:
         return int(config.env_kwargs[argument])
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
-    return int(inspect.signature(type(env.unwrapped)).parameters[argument].default)
+    return _parameters(env)[argument].default
 
 
 def with_delay(config: Config, argument: str, delay: int) -> Config:
@@ -151,6 +167,8 @@ def sheets(report: Report) -> list[Sheet]:
     ]
     what = "Rewards predicted right" if report.get("predicted") else "Success"
     title = f"{what} by delay ({report['argument']}), trained at {report['trained']:,}"
+    if report.get("chance") is not None:
+        title += f", guessing {report['chance']:.0%}"
     return [Sheet(title, ("delay", "with memory", "memory off"), rows, verdict(report))]
 
 
@@ -191,6 +209,8 @@ def figures(report: Report) -> dict[str, Figure]:
         low, high = np.reshape([part["ci95"] for part in found], (-1, 2)).T
         axes.fill_between(delays, low, high, alpha=0.2)
     axes.axvline(report["trained"], color="0.6", linestyle=":", label="trained at")
+    if report.get("chance") is not None:
+        axes.axhline(report["chance"], color="0.6", linestyle="--", label="guessing")
     axes.axhline(SOLVED, color="0.6", linewidth=0.8)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="delay, steps", ylabel="success")
     axes.set_xticks(delays, [f"{delay:,}" for delay in delays], rotation=45)

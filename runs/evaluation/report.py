@@ -7,7 +7,8 @@ that exists is left as it is; the next one is called evaluation-2. The highest n
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -38,10 +39,19 @@ def newest_report(run: Path, suite: str) -> Report | None:
     return folder.read_json(found[-1]) if found else None
 
 
-def new_folder(run: Path) -> Path:
-    """Make the folder of the next reports; its number is the highest, whichever were removed."""
+@contextmanager
+def new_folder(run: Path) -> Iterator[Path]:
+    """The folder of the next reports; its number is the highest, whichever were removed.
+
+    It is removed if nothing was written into it.
+    """
     last = max((number for number, _ in _numbered(run)), default=0)
-    return folder.make(run / FOLDER, number=last + 1)
+    path = folder.make(run / FOLDER, number=last + 1)
+    try:
+        yield path
+    finally:
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def _numbered(run: Path) -> list[tuple[int, Path]]:

@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from envs import Episode
+from envs.registry import make
+from runs.config import Config
 from runs.evaluation.clips import film
 from runs.evaluation.play import (
     OraclePlayer,
@@ -48,7 +50,14 @@ def measure(subject: Subject, budget: Budget, tell: Tell) -> Report:
     }
     reported = says_success(*played.values())
     found = {name: summary(part, reported) | {"each": each(part)} for name, part in played.items()}
-    return {"players": found}
+    return {"players": found, "chance": chance(subject.config)}
+
+
+def chance(config: Config) -> float | None:
+    """Success of whoever guesses instead of remembering; None where the environment says none."""
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
+    env.close()
+    return getattr(env.unwrapped, "chance", None)
 
 
 def says_success(*played: Sequence[Episode]) -> bool:
@@ -106,8 +115,13 @@ def verdict(report: Report) -> str:
     key, does = ("success", "succeeds in {} of new episodes, with memory off in {}")
     if not on["success"]:
         key, does = ("return", "reaches a mean return of {}, with memory off {}")
-    remembers = surely_more(on[key], off[key])
-    means = "it acts by what it remembers" if remembers else "no clear difference in so many"
+    guess = report.get("chance") if on["success"] else None
+    if not surely_more(on[key], off[key]):
+        means = "no clear difference in so many"
+    elif guess is None or interval_of(on[key])[0] > guess:
+        means = "it acts by what it remembers"
+    else:
+        means = f"memory is of use, but guessing succeeds in {guess:.0%} as well"
     return f"The agent {does.format(*map(_value, (on[key], off[key])))}: {means}."
 
 

@@ -21,6 +21,8 @@ from runs.evaluation.suite import Subject
 from worldmodel.layers import use_scan
 from worldmodel.spaces import space_to_json
 
+THREADS = torch.get_num_threads()  # torch's own choice
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,8 +61,7 @@ def load_run(run: Path, device: str, which: str = "newest") -> tuple[Any, Config
         ValueError: where the folder is not a run, or its checkpoint is missing or damaged.
     """
     config, _ = folder.read_config(run)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or THREADS)
     found = folder.find_checkpoint(run, which)
     with torch.random.fork_rng([]):  # making an agent draws weights, even if they are then loaded
         agent = _loaded(run, found, device)

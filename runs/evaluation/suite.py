@@ -21,6 +21,15 @@ Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of
 Clip = list[np.ndarray]  # pictures of a short video, (height, width, 3) bytes each
 
 
+SEEDS = 2**63  # what torch and NumPy both take
+
+
+def check_seed(seed: int) -> None:
+    """ValueError where a seed is none."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed = {seed} must not be negative, and less than 2**63.")
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured: a run's newest agent, in the environment that `config` names."""
@@ -47,8 +56,7 @@ class Budget:
         for name in ("episodes", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -80,3 +80,16 @@ class Fickle(Odd):
         super().__init__()
         type(self).made += 1
         self.observation_space = spaces.Box(-1, 1, (type(self).made,), np.float64)
+
+
+class Swapped(gym.ActionWrapper):
+    """The same action space, with other meanings."""
+
+    def action(self, action):
+        return self.action_space.n - 1 - action
+
+
+class Unnamed(Odd):
+    """What it calls its delay is no argument's name."""
+
+    delay = 3

@@ -23,7 +23,7 @@ from envs import EnvStreams, Episode, TMaze, episode_seed
 from envs.tmaze import FORWARD, UP
 from runs.cli import main
 from runs.config import Config
-from runs.evaluation import ablate, horizon, returns
+from runs.evaluation import ablate, dreamed, horizon, returns
 from runs.evaluation.play import (
     AgentPlayer,
     OraclePlayer,
@@ -34,6 +34,7 @@ from runs.evaluation.play import (
     play,
     play_new,
 )
+from runs.evaluation.report import new_folder
 from runs.evaluation.statistics import iqm_ci, mean_ci, rate_ci, student, surely_more
 from runs.evaluation.subject import load_run
 from runs.evaluation.suite import Budget, Subject, quiet
@@ -358,6 +359,49 @@ def test_an_environment_that_never_ends_is_cut(
     assert report["length"] == {"mean": 5.0, "ci95": None}
     assert report["success"] is None
     assert "3 of 3 episodes were cut after 5 steps" in caplog.text
+
+
+def test_an_oracle_knows_what_actions_mean_in_the_bare_environment_only() -> None:
+    """Fails where a ceiling is played by actions that a wrapper turns into others."""
+    odd = str(Path(__file__).with_name("odd_envs.py"))
+    (subject, budget) = known()
+    swapped = replace(subject.config, wrappers=(f"{odd}:Swapped",))
+    assert "oracle" in returns.players(subject, budget)
+    assert "oracle" not in returns.players(replace(subject, config=swapped), budget)
+    assert dreamed.is_crossable(subject.config)
+    assert not dreamed.is_crossable(swapped)
+
+
+def test_a_delay_that_names_no_argument_is_none() -> None:
+    """Fails where that comes out as an error in the middle of an evaluation."""
+    unnamed = Config(env=f"{Path(__file__).with_name('odd_envs.py')}:Unnamed")
+    assert "no attribute `delay`" in horizon.missing(replace(known()[0], config=unnamed))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_are_none_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        Budget(seed=seed)
+
+
+def test_to_guess_is_not_to_remember() -> None:
+    """Fails where whoever needs its memory to walk, and guesses, acts by what it remembers."""
+
+    def said(rate: float) -> str:
+        on, off = (
+            {"return": mean_ci([r] * 200), "success": rate_ci([i < 200 * r for i in range(200)])}
+            for r in (rate, 0.0)
+        )
+        return returns.verdict({"players": {"greedy": on, "memory_off": off}, "chance": 0.5})
+
+    assert "guessing succeeds in 50% as well" in said(0.55)
+    assert "it acts by what it remembers" in said(0.7)
+
+
+def test_nothing_is_left_of_an_evaluation_that_failed(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
 
 
 def test_intervals() -> None:

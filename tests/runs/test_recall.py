@@ -19,7 +19,7 @@ from runs.evaluation.suite import Subject
 from runs.evaluation.walks import Walks, ages, walk
 from worldmodel.model import ModelConfig
 
-WATCHED, DREAMED, ROWS = 30, 29, 3
+WATCHED, DREAMED, ROWS = 30, 29, 5
 TINY = ModelConfig(width=16, head=8, state=4, latents=2, classes=4)
 WRAPPERS = ("minigrid.wrappers:RGBImgPartialObsWrapper", "minigrid.wrappers:ImgObsWrapper")
 

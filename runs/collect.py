@@ -112,7 +112,7 @@ def collect(asked: CollectArguments, console: Console) -> dict[str, Any]:
         config = _config(asked)
         subject = _examine(config, asked.infos)
         import_minari()
-        name, path = _place(asked)
+        name, path = _place(asked, "explorer" in subject.policies)
         infos = tuple(subject.info)
         seed = collection_seed(asked.seed)
         streams = make_streams(config, config.num_envs, seed, asked.max_steps, infos)
@@ -202,13 +202,13 @@ def _spec(env: gym.Env) -> EnvSpec | None:
     return spec
 
 
-def _place(asked: CollectArguments) -> tuple[str, Path]:
+def _place(asked: CollectArguments, explores: bool) -> tuple[str, Path]:
     """Id and folder of the dataset, which does not exist yet."""
     from minari.dataset.minari_dataset import DATASET_ID_RE
     from minari.storage import get_dataset_path
 
     root = Path(asked.out).expanduser().resolve() if asked.out else get_dataset_path()
-    version, stem = 0, asked.name or _default_name(asked)
+    version, stem = 0, asked.name or _default_name(asked, explores)
     if asked.name:
         match = DATASET_ID_RE.fullmatch(asked.name)
         if not match or match["version"] is None:
@@ -228,9 +228,11 @@ def _place(asked: CollectArguments) -> tuple[str, Path]:
     return f"{stem}-v{free}", root / f"{stem}-v{free}"
 
 
-def _default_name(asked: CollectArguments) -> str:
-    """What an environment and a policy are called in an id."""
+def _default_name(asked: CollectArguments, explores: bool) -> str:
+    """What an environment and whoever acts are called in an id."""
     policy = asked.policy if asked.policy in POLICIES else Path(asked.policy).resolve().name
+    if policy == "explorer" and not explores:
+        policy = "random"
     return "/".join(re.sub(r"[^-\w]+", "-", name) for name in (env_name(asked.env), policy))
 
 
@@ -394,6 +396,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"Recorded {', '.join(told)}. Next:",
         f"  {program('clew')} train --dataset {shlex.quote(report['found_by'])}",
     ]
+    if report["cut"] == report["episodes"]:
+        lines.append("No episode is whole: more --frames, or fewer --num-envs, let some end.")
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 

@@ -283,10 +283,12 @@ def evaluate(arguments: list[str]) -> int:
         subject.run: evaluate_subject(subject, chosen, budget, console)
         for subject, chosen in zip(subjects, suites, strict=True)
     }
+    found: dict[str, Any] = {str(run): report for run, report in reports.items()}
     if len(subjects) > 1:
         show_sheets(compare_module.sheets(reports), console)
+        found |= {"together": compare_module.as_json(reports)}
     if asked.json:
-        print(json.dumps({str(run): found for run, found in reports.items()}, indent=1))
+        print(json.dumps(found, indent=1))
     return 0
 
 

@@ -80,21 +80,40 @@ def differences(found: Reports) -> str:
 
 def together(found: Reports) -> list[Sheet]:
     """Runs of the same settings but for the seed, as one."""
+    names = short_names(list(found))
+    rows = [
+        (", ".join(names[run] for run in runs), who, *map(written, one.values()))
+        for runs, players in summaries(found)
+        for who, one in players.items()
+    ]
+    columns = ("runs", "player", "return, interquartile mean", "success")
+    return [Sheet("Seeds together", columns, rows)] if rows else []
+
+
+def as_json(found: Reports) -> list[dict[str, Any]]:
+    """What seeds of the same settings earn together, a group of runs each."""
+    return [
+        {"runs": [str(run) for run in runs], "players": players}
+        for runs, players in summaries(found)
+    ]
+
+
+def summaries(found: Reports) -> list[tuple[list[Path], dict[str, dict[str, Measure | None]]]]:
+    """Runs that differ in their seed alone, and what each player of them earned, by measure."""
     groups: dict[str, dict[int, Path]] = defaultdict(dict)
     for run, reports in found.items():
         if "return" in reports:
             settings, seed = _settings(run, reports["return"])
             groups[settings].setdefault(seed, run)
-    names = short_names(list(found))
-    rows = [
-        (", ".join(names[run] for run in runs), who, *map(written, joint(reports, who)))
-        for runs in (list(group.values()) for group in groups.values())
-        if len(runs) > 1
-        for reports in [[found[run]["return"] for run in runs]]
+    each = [list(group.values()) for group in groups.values() if len(group) > 1]
+    return [(runs, _players([found[run]["return"] for run in runs])) for runs in each]
+
+
+def _players(reports: Sequence[Report]) -> dict[str, dict[str, Measure | None]]:
+    return {
+        who: dict(zip(("return", "success"), joint(reports, who), strict=True))
         for who in reports[0]["players"]
-    ]
-    columns = ("runs", "player", "return, interquartile mean", "success")
-    return [Sheet("Seeds together", columns, rows)] if rows else []
+    }
 
 
 def _settings(run: Path, report: Report) -> tuple[str, int]:
@@ -118,6 +137,7 @@ def write(found: Reports, out: Path) -> Path:
     """One page on all runs: tables, and how they learned."""
     page = Page(out, "Comparison", {"runs": ", ".join(str(run) for run in found)})
     page.write(sheets(found), curves(list(found)))
+    (out / "together.json").write_text(json.dumps(as_json(found), indent=1) + "\n")
     return out / "report.html"
 
 

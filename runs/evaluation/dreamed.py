@@ -171,9 +171,9 @@ class _Probe:
         return report
 
     def _right(self, carry: Carry) -> Bool[Tensor, " n"]:
-        """Whether the predicted rewards of both answers say which one is right.
+        """Whether the predicted reward of an answer, drawn at random, says if it is the right one.
 
-        The answer tried is drawn at random; its reward is right on the same side of 1/2.
+        One that cannot tell is right half the time, whatever it predicts.
         """
         tried = torch.tensor(self.task.answers)[torch.randint(0, 2, (self.rows,))]
         imagined, _ = self._imagine(carry, self._encode(tried))

@@ -1,5 +1,6 @@
 """Measure a run by suites: play, write and show."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from rich.table import Table
 from runs.evaluation.report import Page, new_folder
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 from runs.storage import writing
+
+LINE_SECONDS = 30.0
 
 
 def evaluate(
@@ -68,15 +71,12 @@ def show_sheets(sheets: Iterable[Sheet], console: Console) -> None:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Tell]:
-    """Shows how far a measurement is: a bar on a terminal, nothing elsewhere."""
+    """Shows how far a measurement is: a bar on a terminal, a line each half minute elsewhere."""
+    if not console.is_terminal:
+        yield _lines(console)
+        return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
@@ -85,3 +85,15 @@ def progress(console: Console) -> Iterator[Tell]:
             bars.update(tasks[what], completed=done)
 
         yield tell
+
+
+def _lines(console: Console) -> Tell:
+    told = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            console.print(f"{what} {done:,}/{total:,}", highlight=False)
+
+    return tell

@@ -30,7 +30,7 @@ from runs.evaluation.play import (
     new_streams,
     player_of,
 )
-from runs.evaluation.statistics import Measure, clusters_ci, mean_ci, written
+from runs.evaluation.statistics import Measure, clusters_ci, interval_of, mean_ci, written
 from runs.evaluation.suite import Budget, Clip, Report, Sheet, Subject, Suite, Tell, needs_policy
 
 SHARE = 0.16  # of the episodes of the budget: each has dozens of legs
@@ -242,7 +242,10 @@ def difference(on: Legs, off: Legs) -> Measure | None:
 
 
 def share(on: Legs, oracle: Legs) -> Measure | None:
-    """The slope as a share of what could be gained: up to the oracle's later visits."""
+    """The slope as a share of what could be gained: up to the oracle's later visits.
+
+    None where there is not for sure more than ROOM to gain: a share of nothing could be any number.
+    """
     if not _can_tell(on, oracle):
         return None
     mine, best = _totals(on), _totals(oracle)
@@ -254,7 +257,8 @@ def share(on: Legs, oracle: Legs) -> Measure | None:
         first, later = _means(mine, episodes)
         return (later - first) / room(episodes)
 
-    return clusters_ci(len(on), statistic) if room(np.arange(len(on))) > ROOM else None
+    least = interval_of(clusters_ci(len(on), room))[0]
+    return clusters_ci(len(on), statistic) if least > ROOM else None
 
 
 def sheets(report: Report) -> list[Sheet]:

@@ -268,7 +268,20 @@ def verdict(report: Report) -> str:
         text += f" The state tells of {' and '.join(told)} more than all floors do."
     if untold:
         text += f" Of {' and '.join(untold)} it tells no more than the best floor, for sure."
+    if unread := [CLAIMS[name] for name in report["better"]["constant"] if _unread(report, name)]:
+        text += (
+            f" So few mazes do not teach a probe to read {' and '.join(unread)}, even off all that "
+            "was in sight: ask for more --episodes."
+        )
     return text
+
+
+def _unread(report: Report, name: str) -> bool:
+    """Whether its ceiling is no better than some floor, so that nothing is said by the state's."""
+    readers = report["readers"]
+    ceiling = readers["seen"][name]["mean"]
+    floors = [readers[floor][name]["mean"] for floor in FLOORS]
+    return ceiling <= max(floors) if name in ACCURACIES else ceiling >= min(floors)
 
 
 def figures(report: Report) -> dict[str, Figure]:

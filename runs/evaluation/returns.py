@@ -57,7 +57,7 @@ def chance(config: Config) -> float | None:
     """Success of whoever guesses instead of remembering; None where the environment says none."""
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
-    return getattr(env.unwrapped, "chance", None)
+    return env.get_wrapper_attr("chance") if env.has_wrapper_attr("chance") else None
 
 
 def says_success(*played: Sequence[Episode]) -> bool:

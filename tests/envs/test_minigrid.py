@@ -64,3 +64,9 @@ def test_observations_of_other_wrappers_are_left_alone():
     env = make("MiniGrid-Empty-5x5-v0", wrappers=[f"{WRAPPERS}OneHotPartialObsWrapper"])
     assert image(env).shape == (7, 7, 20)
     assert isinstance(image(env), spaces.Box)
+
+
+def test_guessing_is_known_where_two_objects_are_to_choose_from():
+    """Fails where half of the episodes pass for memory, or an empty room for a coin."""
+    assert make("MiniGrid-MemoryS7-v0").get_wrapper_attr("chance") == 0.5
+    assert make("MiniGrid-Empty-5x5-v0").get_wrapper_attr("chance") is None

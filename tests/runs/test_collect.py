@@ -98,10 +98,12 @@ def test_what_has_no_oracle_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_where_there_is_no_explorer_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", "CartPole-v1", "--frames", "30", "--num-envs", "2"]) == 0
-    assert (
-        "by random actions, since it has no explorer, seed 0. 2 side by side"
-        in capsys.readouterr().out
+    assert "by random actions, since it has no explorer, seed 0. 2 side by side" in (
+        said := capsys.readouterr().out
     )
+    assert "Dataset: cartpole-v1/random-v0" in said
+    assert main(["collect", "CartPole-v1", "--frames", "4", "--num-envs", "2"]) == 0
+    assert "No episode is whole: more --frames, or fewer --num-envs" in capsys.readouterr().out
     assert main(["collect", *TMAZE]) == 0
     said = capsys.readouterr().out
     assert "Recorded in clew/TMaze-v0 length=5 by its own explorer, seed 0" in said
@@ -217,7 +219,7 @@ def test_pictures_are_dreamed_where_they_were_recorded(
     wrappers = ("minigrid.wrappers:RGBImgPartialObsWrapper", "minigrid.wrappers:ImgObsWrapper")
     asked = ("MiniGrid-Empty-5x5-v0", "--env-kwargs", "max_steps=20", "--frames", "60")
     report = collect(capsys, *asked, "--num-envs", "3", "--wrappers", *wrappers, "--out", "kept")
-    assert report["path"] == str(Path("kept/minigrid-empty-5x5-v0/explorer-v0").resolve())
+    assert report["path"] == str(Path("kept/minigrid-empty-5x5-v0/random-v0").resolve())
     assert main(["train", "debug", "--dataset", report["path"], *QUICK, "--name", "run"]) == 0
     assert "evaluate outputs/run --suite all" in capsys.readouterr().out
     assert main(["evaluate", "outputs/run", "--suite", "dream", "--episodes", "2", "--json"]) == 0

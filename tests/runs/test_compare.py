@@ -31,11 +31,16 @@ def test_runs_side_by_side(copied: Path, tmp_path: Path, capsys: pytest.CaptureF
     form["config"]["seed"] = 1
     (other / "config.json").write_text(json.dumps(form))
     asked = [str(copied), str(other), "--episodes", "4"]
-    assert main(["evaluate", *asked, "--suite", "return", "horizon"]) == 0
-    assert "Seeds together" in capsys.readouterr().out
+    assert main(["evaluate", *asked, "--suite", "return", "horizon", "--json"]) == 0
+    printed, shown = capsys.readouterr()
+    assert "Seeds together" in shown
+    (group,) = json.loads(printed)["together"]
+    assert group["runs"] == asked[:2]
+    assert group["players"]["greedy"]["return"]["runs"] == 2
     assert main(["evaluate", str(other), "--episodes", "6"]) == 0
     for _ in range(2):
         assert main(["compare", *asked[:2], "--out", str(tmp_path / "side")]) == 0
+    assert json.loads((tmp_path / "side-2" / "together.json").read_text())[0]["runs"] == asked[:2]
     page = (tmp_path / "side-2" / "report.html").read_text()
     for word in (
         "memory horizon",

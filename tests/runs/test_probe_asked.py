@@ -61,7 +61,9 @@ def test_views_that_are_remembered_are_read_and_nothing_else_is(walks: list[Walk
     perfect = [remembered(one).astype(np.float32) for one in walks]
     bounds = {name: (parts,) for name, parts in grids.bounds(walks, times).items()}
     blind = [np.zeros_like(part) for part in perfect]
-    inputs = {"state": (perfect,), "memory_off": (blind,), **bounds}
+    rng = np.random.default_rng(0)
+    dice = [rng.normal(size=part.shape).astype(np.float32) for part in perfect]
+    inputs = {"state": (perfect,), "dice": (dice,), "memory_off": (blind,), **bounds}
     found, _ = probe.read(walks, times, inputs, reader=GridReader)
     report = {"measured": 15, "learned_from": 36} | probe.conclude(found)
     assert "tells of walls and objects more than all floors" in probe.verdict(report)
@@ -70,8 +72,11 @@ def test_views_that_are_remembered_are_read_and_nothing_else_is(walks: list[Walk
     assert seen["walls"]["mean"] > 0.93
     assert mine["objects"]["mean"] < 0.7 * report["readers"]["constant"]["objects"]["mean"]
     report = {"measured": 15, "learned_from": 36}
-    report |= probe.conclude(found | {"state": found["memory_off"]})
+    report |= probe.conclude(found | {"state": found["dice"]})
     assert "tells of" not in probe.verdict(report)
+    mine, floor = report["readers"]["state"], report["readers"]["constant"]
+    assert mine["walls"]["mean"] < floor["walls"]["mean"] + 0.03
+    assert mine["objects"]["mean"] > 0.9 * floor["objects"]["mean"]
 
 
 def subject() -> Subject:

@@ -44,6 +44,9 @@ class Config:
     """Environment steps before the first update."""
     replay_ratio: float = 32.0
     """Replayed frames learned from for each environment step."""
+    explore: float = 0.0
+    """Probability of a random action at each step of training, held for some steps (εz-greedy): for
+    where something has to be looked for before it is known to be of use."""
     model_only: bool = False
     """Learn the world model alone, from the environment's own `explore` policy or else from random
     actions: to measure what a model remembers. The policy stays untrained."""
@@ -71,6 +74,20 @@ class Config:
     context: LongContextConfig = field(default_factory=LongContextConfig)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        if self.scan not in BODIES:
+            raise ValueError(f"scan = {self.scan!r} must be one of {', '.join(BODIES)}.")
+        if self.scan == "mamba-ssm":
+            pick_scan(self.scan, pick_device(self.device))
+        if self.prefill >= self.steps:
+            raise ValueError(
+                f"prefill = {self.prefill} must be less than steps = {self.steps}, "
+                "or nothing is learned."
+            )
+        starts = None if self.model_only or self.dataset else self.behaviour.starts
+        self.context.check(self.replay.context, starts)
+
+    def _check_numbers(self) -> None:
         for name in ("num_envs", "steps", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
@@ -86,19 +103,10 @@ class Config:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative.")
         if not 0 <= self.env_timeout < math.inf:
             raise ValueError(f"env_timeout = {self.env_timeout} must be 0 or a positive number.")
-        if self.scan not in BODIES:
-            raise ValueError(f"scan = {self.scan!r} must be one of {', '.join(BODIES)}.")
-        if self.scan == "mamba-ssm":
-            pick_scan(self.scan, pick_device(self.device))
-        if self.prefill >= self.steps:
-            raise ValueError(
-                f"prefill = {self.prefill} must be less than steps = {self.steps}, "
-                "or nothing is learned."
-            )
         if not 0 < self.replay_ratio < math.inf:
             raise ValueError(f"replay_ratio = {self.replay_ratio} must be a positive number.")
-        starts = None if self.model_only or self.dataset else self.behaviour.starts
-        self.context.check(self.replay.context, starts)
+        if not 0 <= self.explore <= 1:
+            raise ValueError(f"explore = {self.explore} must lie in [0, 1].")
 
     @property
     def known_env(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from agent.agent import Agent
+from agent.exploration import explore, idle
 from agent.learner import Learner, NonFiniteError
 from agent.replay import Fields, Replay, replay_bytes
 from envs import EnvStreams, make
@@ -65,6 +66,7 @@ class Trainer:
         self.restarts_before = 0
         self.skipped, self.skipped_in_a_row = 0, list[str]()
         self.state = self.agent.initial(config.num_envs)
+        self.exploration = idle(self.state.prev_action)
 
     def _check_memory(self) -> None:
         """See that there is memory for all that learning holds, without taking any."""
@@ -109,8 +111,10 @@ class Trainer:
         self.skipped_in_a_row = state.get("skipped_in_a_row", [])
         self.replay.load_state(state["replay"])
         self.telemetry.load_state(state["telemetry"], self.env_steps)
+        acting = self.state, self.exploration
         leaves = [torch.from_numpy(leaf).to(self.device) for leaf in state["acting"]]
-        self.state = tree_unflatten(self.state, leaves)
+        leaves += tree_leaves(acting)[len(leaves) :]  # of a run from before there was exploration
+        self.state, self.exploration = tree_unflatten(acting, leaves)
         return state["streams"]
 
     def run(
@@ -175,6 +179,10 @@ class Trainer:
         if not self.state.carry.features.isfinite().all():
             error = NonFiniteError("The state that the agent acts from")
             raise self._crash(error, self._replay_record(observation)) from error
+        if rate := self.config.explore:
+            codec = self.agent.model.actions
+            action, self.exploration = explore(action, self.exploration, is_first, rate, codec)
+            self.state = self.state._replace(prev_action=action)
         return action.cpu().numpy()
 
     def learn(self) -> None:
@@ -231,7 +239,7 @@ class Trainer:
             "replay": self.replay.state(),
             "telemetry": self.telemetry.state(),
             "streams": streams,
-            "acting": [leaf.cpu().numpy() for leaf in tree_leaves(self.state)],
+            "acting": [leaf.cpu().numpy() for leaf in tree_leaves((self.state, self.exploration))],
         }
         where = state, self.env_steps, self.config.keep, score
         return checkpoint.save(self.folder, self.agent, self.learner, *where)

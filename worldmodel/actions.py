@@ -80,6 +80,14 @@ class ActionCodec(nn.Module):
             raw = torch.stack(parts, -1) + self.start
         return raw.reshape(vector.shape[:-1] + self.shape)
 
+    def random(self, number: int) -> Tensor:
+        """So many raw actions (number, *shape), drawn uniformly from the space."""
+        device = self.start.device
+        if self.continuous:
+            return self.decode(2 * torch.rand(number, self.size, device=device) - 1)
+        parts = [torch.rand(number, count, device=device) for count in self.counts]
+        return self.decode(torch.cat(parts, -1))
+
 
 def count_words(counts: Sequence[int]) -> str:
     """How many categories there are of how many classes: "49 of 11, 49 of 6, 49 of 4"."""

@@ -91,6 +91,9 @@ class ModelConfig:
     """Past frames recalled in each row of a batch."""
     kept: int = 32
     """Frames of a row's running episode that are kept to be recalled in later windows."""
+    detached: bool = False
+    """Latents enter the backbone without gradient: the codec learns to show frames, and no more, so
+    that codes stay what they were while something is learned of them."""
     imagined: float = 0.0
     """Share of the frames that the model, in training, replaces by what it expected to see."""
     loss: LossWeights = field(default_factory=LossWeights)
@@ -329,6 +332,7 @@ class WorldModel(nn.Module):
         action = self.actions.encode(records.prev_action)
         led = (action, records.is_first, carry)
         entered = self._dream_some(latents, *led) if self.config.imagined else latents
+        entered = entered.detach() if self.config.detached else entered
         features, after, snapshots = self._advance(entered, *led, every)
         before = torch.cat([carry.features[:, None], features[:, :-1]], 1)
         prior = self.transition(before, action)

@@ -102,6 +102,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("train debug --num-envs 0", "num_envs = 0 must be at least 1"),
         ("train debug --behaviour.horizon -1", "behaviour.horizon = -1 must be at least 1"),
         ("train debug --behaviour.starts 0", "behaviour.starts = 0 must be at least 1"),
+        ("train debug --explore 1.5", "explore = 1.5 must lie in [0, 1]"),
         ("train debug --env-timeout -1", "env_timeout = -1.0 must be 0 or a positive number"),
         ("train debug --env-restarts -1", "env_restarts = -1 must not be negative"),
         ("train debug --env-kwargs --env worlds.py:Mine", "there is no file"),

@@ -139,6 +139,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tmaze": {},
     "cartpole": {"env": "CartPole-v1", "env_kwargs": {}},
     "long": {"context": LONG},
+    "exploring": {"explore": 0.3},
     "model": {"context": LONG, "model_only": True, "env": "clew/Hallway-v0", "env_kwargs": {}},
 }
 

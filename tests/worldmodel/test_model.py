@@ -321,6 +321,23 @@ def test_divergences_pull_one_side_each() -> None:
     torch.testing.assert_close(losses["dynamics"], losses["representation"])
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_detached_codec_learns_from_frames_alone(detached: bool) -> None:
+    """Fails where codes are moved by what is predicted from them, or are not learned at all."""
+    model = make(VECTOR, spaces.Discrete(2), detached=detached)
+    losses = model.loss(records(model, VECTOR, spaces.Discrete(2)), model.initial(ROWS)).losses
+
+    def reaches(name: str) -> bool:
+        weights = list(model.codec.parameters())
+        found = torch.autograd.grad(losses[name], weights, retain_graph=True, allow_unused=True)
+        return any(g is not None and bool(g.any()) for g in found)
+
+    assert reaches("reconstruction")
+    assert reaches("representation")
+    for name in ("reward", "foresight", "continuation", "dynamics", "recall"):
+        assert reaches(name) != detached
+
+
 def test_free_nats_are_for_the_representation_alone() -> None:
     """Fails where divergences below the free nats still pull, or the transition gets any free."""
     model = make(VECTOR, spaces.Discrete(3), free_nats=1e3)

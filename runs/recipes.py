@@ -87,6 +87,22 @@ TMAZE_500 = Recipe(
     ),
 )
 
+MEMORY_LENGTH_300 = Recipe(
+    name="memory-length-300",
+    summary="Say which bit was shown 300 steps ago; nothing to see or to do in between.",
+    cost="1,000,000 steps, 40 minutes on one core beside other work",
+    config=replace(
+        TMAZE_500.config,
+        env="clew/MemoryLength-v0",
+        env_kwargs={"length": 300},
+        # An answer in 300 steps: three times the updates of a T-Maze see as many.
+        replay_ratio=24.0,
+        # A single categorical shows the time and never the bit. And what is remembered for so long
+        # moves the few codes of the time faster than anything is learned of them.
+        model=replace(TMAZE_500.config.model, latents=8, classes=16, detached=True),
+    ),
+)
+
 CARTPOLE = Recipe(
     name="cartpole",
     summary="CartPole-v1: vectors, no need of memory.",
@@ -174,7 +190,17 @@ HALLWAY_LONG = Recipe(
     ),
 )
 
-PRESETS = (DEBUG, TMAZE, TMAZE_500, CARTPOLE, PENDULUM, MINIGRID_EMPTY, HALLWAY, HALLWAY_LONG)
+PRESETS = (
+    DEBUG,
+    TMAZE,
+    TMAZE_500,
+    MEMORY_LENGTH_300,
+    CARTPOLE,
+    PENDULUM,
+    MINIGRID_EMPTY,
+    HALLWAY,
+    HALLWAY_LONG,
+)
 RECIPES = {recipe.name: recipe for recipe in PRESETS}
 
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "bench",
     "check-env",
     "recipes",
+    "hub",
     "doctor",
 )
 
@@ -42,6 +43,7 @@ Train agents that find their way by remembering.
   clew collect ENV              record episodes as a Minari dataset, by --policy
   clew check-env ID             what clew makes of an environment, and what is wrong with it
   clew recipes                  list the recipes
+  clew hub                      list the agents that need no training: clew evaluate hub:tmaze
   clew doctor                   what this machine offers
   clew doctor RUN/crash         why a run ended whose numbers were not finite
   clew --version

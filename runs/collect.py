@@ -27,7 +27,7 @@ from envs.dataset import import_minari
 from envs.loading import absolute
 from envs.recorder import Policy, Recorder, disk_bytes, write_dataset
 from envs.stream import can
-from runs import folder
+from runs import folder, hub
 from runs.config import Config
 from runs.evaluation.play import OraclePlayer, RandomPlayer
 from runs.evaluation.subject import load_run
@@ -56,7 +56,7 @@ class CollectArguments:
     """Wrappers around it, innermost first, as module:Class."""
     policy: Annotated[str, arg(metavar="explorer|oracle|random|RUN")] = "explorer"
     """Who acts: the environment's own `explore` (where it has none, at random), its own `oracle`,
-    chance, or the agent of a run, whose folder is named."""
+    chance, or the agent of a run, whose folder (or hub:NAME) is named."""
     greedy: bool = False
     """Let the agent of a run take its most likely actions; else it draws them, as it trains."""
     frames: int = 100_000
@@ -262,7 +262,7 @@ def _random(streams: EnvStreams) -> Policy:
 
 def _agent(asked: CollectArguments, streams: EnvStreams) -> tuple[Policy, str]:
     """The newest agent of a run, which must know spaces like these."""
-    run = Path(asked.policy)
+    run = hub.local(asked.policy)
     if not run.is_dir():
         raise ValueError(
             f"There is no policy {asked.policy!r}: it is {', '.join(POLICIES)}, or the folder of a "

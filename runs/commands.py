@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from envs.loading import absolute
 from runs import check_env as check_env_module
 from runs import collect as collect_module
 from runs import doctor as doctor_module
 from runs import folder, session, standings
+from runs import hub as hub_module
 from runs.baselines import session as baseline_session
 from runs.baselines.policy import BaselineConfig
 from runs.bench import context, patterns
@@ -32,6 +31,7 @@ from runs.evaluation.evaluate import show_sheets
 from runs.evaluation.subject import load_subject
 from runs.evaluation.suite import Budget, Subject, check_seed
 from runs.evaluation.suites import ALL, check_suites, find_suites, left_out
+from runs.parsing import parse
 from runs.recipes import RECIPES, find_recipe
 from worldmodel.pattern import PATTERNS
 
@@ -89,7 +89,8 @@ class EvaluateArguments:
     """Measure a run's newest agent in new episodes, by suites, and write a report."""
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
-    """Folder of the run; where there are several, their seeds are summed up together."""
+    """Folder of the run, or hub:NAME (clew hub lists them); where there are several, their seeds
+    are summed up together."""
     suite: tuple[str, ...] = ("return",)
     """What to measure; `all` is whatever can be measured in this run."""
     checkpoint: Annotated[str, arg(metavar="newest|best|STEP")] = "newest"
@@ -206,6 +207,20 @@ class RecipesArguments:
 
 
 @dataclass(frozen=True)
+class HubArguments:
+    """List the reference agents that come with clew, or make a run's agent one of them."""
+
+    keep: Annotated[str, arg(metavar="RUN", help_behavior_hint="")] = ""
+    """A run whose newest agent is kept among them."""
+    name: str = ""
+    """What it is called there."""
+
+    def __post_init__(self) -> None:
+        if bool(self.keep) != bool(self.name):
+            raise ValueError("--keep RUN and --name NAME go together.")
+
+
+@dataclass(frozen=True)
 class DoctorArguments:
     """What this machine offers, on one screen; or what is wrong in the dump of a run."""
 
@@ -221,7 +236,7 @@ def train(arguments: list[str]) -> int:
         base = recipe.config if recipe else Config()
         if "--resume" in given:
             base = Config(prefill=0)  # the run has its own; any --steps will do here
-        asked = _parse(TrainArguments, "train", arguments, TrainArguments(settings=base))
+        asked = parse(TrainArguments, "train", arguments, TrainArguments(settings=base))
         if "--resume" in given:
             _check_resume(asked, given)
         elif not named:
@@ -236,7 +251,7 @@ def train(arguments: list[str]) -> int:
 
 def collect(arguments: list[str]) -> int:
     """`clew collect`."""
-    asked = _parse(CollectArguments, "collect", arguments)
+    asked = parse(CollectArguments, "collect", arguments)
     console = Console(stderr=asked.json, highlight=False)
     report = collect_module.collect(asked, console)
     collect_module.show(report, console)
@@ -247,7 +262,7 @@ def collect(arguments: list[str]) -> int:
 
 def baseline(arguments: list[str]) -> int:
     """`clew baseline`."""
-    asked = _parse(BaselineArguments, "baseline", arguments)
+    asked = parse(BaselineArguments, "baseline", arguments)
     with folder.refusing():
         config = Config(
             env=absolute(asked.env),
@@ -267,7 +282,7 @@ def baseline(arguments: list[str]) -> int:
 
 def evaluate(arguments: list[str]) -> int:
     """`clew evaluate`."""
-    asked = _parse(EvaluateArguments, "evaluate", arguments)
+    asked = parse(EvaluateArguments, "evaluate", arguments)
     console = Console(stderr=asked.json)
     with folder.refusing():
         budget = Budget(asked.episodes, asked.seed, asked.max_steps)
@@ -300,7 +315,7 @@ def _tell_left_out(subject: Subject, suites: tuple[str, ...], console: Console) 
 
 def compare(arguments: list[str]) -> int:
     """`clew compare`."""
-    asked = _parse(CompareArguments, "compare", arguments)
+    asked = parse(CompareArguments, "compare", arguments)
     console = Console()
     with folder.refusing():
         found = compare_module.read(_some(asked.runs))
@@ -314,14 +329,14 @@ def _some(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     if not runs:
         raise ValueError("Name a run's folder, or several: outputs/NAME.")
     each: dict[Path, Path] = {}
-    for run in runs:
+    for run in map(hub_module.local, runs):
         each.setdefault(run.resolve(), run)
     return tuple(run if run.name else known for known, run in each.items())
 
 
 def check_env(arguments: list[str]) -> int:
     """`clew check-env`; 1 where something is wrong."""
-    asked = _parse(CheckEnvArguments, "check-env", arguments)
+    asked = parse(CheckEnvArguments, "check-env", arguments)
     console = Console(highlight=False, quiet=asked.json)
     # Told before it is played, for that may end in a hang or in the death of this process.
     on_read = partial(check_env_module.show_spaces, console=console, steps=asked.steps)
@@ -352,7 +367,7 @@ def bench(arguments: list[str]) -> int:
 
 def bench_context(arguments: list[str]) -> int:
     """`clew bench context`."""
-    asked = _parse(BenchContextArguments, "bench context", arguments)
+    asked = parse(BenchContextArguments, "bench context", arguments)
     out = Path(asked.out) if asked.out else context.default_folder()
     with folder.refusing():
         scale = context.scale(asked.patterns, asked.quick)
@@ -370,7 +385,7 @@ def bench_patterns(arguments: list[str]) -> int:
     """`clew bench patterns`."""
     with ExitStack() as held:
         with folder.refusing():
-            asked = _parse(BenchPatternsArguments, "bench patterns", arguments)
+            asked = parse(BenchPatternsArguments, "bench patterns", arguments)
             out = Path(asked.out) if asked.out else patterns.default_folder()
             plan = patterns.tiny(asked.plan) if asked.quick else asked.plan
             patterns.check(plan)
@@ -387,7 +402,7 @@ def bench_patterns(arguments: list[str]) -> int:
 
 def report(arguments: list[str]) -> int:
     """`clew report`."""
-    asked = _parse(ReportArguments, "report", arguments)
+    asked = parse(ReportArguments, "report", arguments)
     with folder.refusing():
         for run in asked.add:
             print(f"Kept in {standings.add(run, asked.results)}")
@@ -404,7 +419,7 @@ BENCHES: dict[str, tuple[Callable[[list[str]], int], str]] = {
 
 def recipes(arguments: list[str]) -> int:
     """`clew recipes`."""
-    _parse(RecipesArguments, "recipes", arguments)
+    parse(RecipesArguments, "recipes", arguments)
     table = Table("recipe", "what for", "cost on two cores")
     for recipe in RECIPES.values():
         table.add_row(recipe.name, recipe.summary, recipe.cost)
@@ -413,19 +428,24 @@ def recipes(arguments: list[str]) -> int:
     return 0
 
 
+def hub(arguments: list[str]) -> int:
+    """`clew hub`."""
+    asked = parse(HubArguments, "hub", arguments)
+    if asked.keep:
+        with folder.refusing():
+            print(f"Kept in {hub_module.keep(Path(asked.keep), asked.name)}")
+        return 0
+    hub_module.show(Console())
+    return 0
+
+
 def doctor(arguments: list[str]) -> int:
     """`clew doctor`."""
-    asked = _parse(DoctorArguments, "doctor", arguments)
+    asked = parse(DoctorArguments, "doctor", arguments)
     if not asked.dump:
         return doctor_module.doctor()
     with folder.refusing():
         return doctor_module.explain(Path(asked.dump))
-
-
-def _parse(kind: Any, name: str, arguments: list[str], default: Any = None) -> Any:
-    """The arguments of a command; tyro prints help and mistakes, and ends the program."""
-    kwargs = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=f"clew {name}", args=arguments, registry=_registry(), **kwargs)
 
 
 def _options(arguments: list[str]) -> set[str]:
@@ -452,40 +472,3 @@ def _check_env(asked: TrainArguments, given: set[str]) -> None:
             "a dataset (clew train --dataset ID) or a run to go on with (clew train --resume RUN). "
             f"Recipes: {', '.join(RECIPES)}."
         )
-
-
-def _registry() -> ConstructorRegistry:
-    """How dictionaries are written on the command line: name=value name=value."""
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def _pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if info.type != dict[str, Any]:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="[NAME=VALUE ...]",
-            instance_from_str=parse_pairs,
-            is_instance=lambda value: isinstance(value, dict),
-            str_from_instance=lambda pairs: [f"{k}={_written(v)}" for k, v in pairs.items()],
-        )
-
-    return registry
-
-
-def parse_pairs(words: list[str]) -> dict[str, Any]:
-    """name=value words as a dictionary; values are JSON where they can be, and else strings."""
-    pairs = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            raise ValueError(f"{word!r} is not of the form name=value, such as length=50")
-        try:
-            pairs[name] = json.loads(value)
-        except json.JSONDecodeError:
-            pairs[name] = value
-    return pairs
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -17,9 +17,9 @@ from gymnasium.wrappers import TransformObservation
 from agent.learner import Learner, NonFiniteError
 from envs import TMaze
 from runs.cli import main
-from runs.commands import parse_pairs
 from runs.config import Config
 from runs.folder import locked, read_config
+from runs.parsing import parse_pairs
 from runs.train import Trainer
 
 QUICK = ["--steps", "60", "--prefill", "40", "--evaluation-episodes", "0", "--threads", "1"]

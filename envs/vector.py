@@ -110,10 +110,11 @@ class EnvStreams:
         """Whether the environments can lead back to what was seen."""
         return all(self._all("has_retrace"))
 
-    def retrace(self, watched: int) -> None:
+    def retrace(self, watched: int | np.ndarray) -> None:
         """Let `explore` come back, in these episodes, to what it shows in so many records."""
         self._require_started()
-        self._all("retrace", [(watched,)] * self.num_envs)
+        each = np.broadcast_to(watched, self.num_envs)
+        self._all("retrace", [(int(records),) for records in each])
 
     def has_ask(self) -> bool:
         """Whether the actions of the environments can name any place."""

@@ -34,6 +34,7 @@ MOST_CLASSES = 256  # that a byte can tell apart
 SPREAD = 4  # steps between two batches of frames for the codec
 CHUNK = 64  # batches that are mixed
 KEEP_EVERY = 250  # updates; a multiple of the 50 of the curve
+TURNS = 1 / 8, 5 / 8  # shares of a film, between which it turns back where it is to
 
 Say = Callable[[str], None]
 Curve = list[dict[str, float]]
@@ -95,19 +96,34 @@ def rehearsed(batches: Iterator[dict[str, Tensor]], passes: int) -> Iterator[dic
                 yield {name: part[rows] for name, part in frames.items()}
 
 
-def film(model: WorldModel, streams: EnvStreams, episodes: int, frames: int, say: Say) -> Films:
-    """The first `frames` records of so many episodes, encoded."""
+def film(
+    model: WorldModel,
+    streams: EnvStreams,
+    episodes: int,
+    frames: int,
+    say: Say,
+    turns: np.random.Generator | None = None,
+) -> Films:
+    """The first `frames` records of so many episodes, encoded.
+
+    With `turns`, every one leads back all the way at some time that is drawn from there.
+    """
     latents, actions = [], []
     while len(latents) * streams.num_envs < episodes:
-        seen, taken = _episode(model, streams, frames)
+        record = streams.reset()
+        if turns:
+            first, last = (max(2, int(share * frames)) for share in TURNS)
+            streams.retrace(turns.integers(first, last, streams.num_envs, endpoint=True))
+        seen, taken = _episode(model, streams, record, frames)
         latents.append(seen)
         actions.append(taken)
         say(f"filmed {len(latents) * streams.num_envs} of {episodes} episodes")
     return Films(torch.cat(latents)[:episodes], torch.cat(actions)[:episodes])
 
 
-def _episode(model: WorldModel, streams: EnvStreams, frames: int) -> tuple[Tensor, Tensor]:
-    record = streams.reset()
+def _episode(
+    model: WorldModel, streams: EnvStreams, record: Record, frames: int
+) -> tuple[Tensor, Tensor]:
     space = streams.action_space
     action = np.zeros((streams.num_envs, *(space.shape or ())), space.dtype)
     seen, taken = [], []

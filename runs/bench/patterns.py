@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -69,6 +70,8 @@ class Plan:
     """Films to learn from, each of another maze."""
     frames: int = 400
     """Frames of a film."""
+    turning: bool = False
+    """Whether films lead back all the way, as those do that are measured; each from its own time on."""
     codec_updates: int = 1500
     """Updates of the codec, on 128 frames each."""
     codec_passes: int = 1
@@ -168,7 +171,8 @@ def _prepare(plan: Plan, out: Path, say: Say) -> None:
     agent.load_state_dict(load_file(out / CODEC), strict=False)
     # Streams of their own: the same films, whether or not it was interrupted after the codec.
     with closing(make_streams(config, STREAMS, plan.seed + 1)) as streams:
-        films = film(agent.model, streams, plan.episodes, plan.frames, say)
+        turns = np.random.default_rng(plan.seed) if plan.turning else None
+        films = film(agent.model, streams, plan.episodes, plan.frames, say, turns)
     _save({"latents": films.latents, "prev_action": films.prev_action}, out / FILMS)
 
 

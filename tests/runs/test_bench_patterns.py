@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -11,12 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from envs.memory_maze.guide import CODE
 from runs.bench import latent_training, patterns
-from runs.bench.latent_training import CHUNK, Films, Stage, batch, rehearsed, schedule, with_noise
+from runs.bench.latent_training import (
+    CHUNK,
+    Films,
+    Stage,
+    batch,
+    film,
+    rehearsed,
+    schedule,
+    with_noise,
+)
 from runs.bench.patterns import PATTERNS, Plan, backbone_size, sized
 from runs.bench.patterns_view import psnr, questions
 from runs.cli import main
 from runs.folder import locked
+from runs.train import make_streams
 
 QUICK = ["bench", "patterns", "--quick", "--env", "clew/LedMaze-7x7-v0", "--patterns"]
 
@@ -176,6 +188,30 @@ def test_frames_count_as_often_as_is_asked() -> None:
     assert torch.cat(mixed).bincount().tolist() == [3] * (4 * CHUNK)
     assert {len(batch) for batch in mixed} == {4}
     assert any(batch.diff().abs().max() > 4 for batch in mixed)
+
+
+def test_films_lead_back_all_the_way_where_asked() -> None:
+    """Fails where films turn back too late, at one time only, or not where they came from."""
+    plan, episodes, frames = patterns.tiny(Plan(env="clew/LedMaze-7x7-v0")), 8, 80
+    with closing(make_streams(patterns._config(plan, "gru"), episodes, 0)) as streams:
+        model = patterns._agent(plan, "gru", streams).model
+        films = [
+            film(model, streams, episodes, frames, lambda text: None, turns)
+            for turns in (None, np.random.default_rng(0))
+        ]
+    usual, turning = ([returns_at(way) for way in f.prev_action[..., :CODE]] for f in films)
+    assert None in usual
+    assert len(set(turning)) > 4
+    assert all(10 <= at < 50 for at in turning)
+
+
+def returns_at(way: torch.Tensor) -> int | None:
+    """The record from which on a way through (T, code) places is walked back to its beginning."""
+    for at in range(10, len(way) - 1):
+        back = min(at - 1, len(way) - 1 - at)  # what led to record 0 is not told
+        if torch.equal(way[at + 1 : at + 1 + back], way[at - back : at].flip(0)):
+            return at
+    return None
 
 
 def test_rates_rise_and_fall() -> None:

@@ -38,12 +38,12 @@ def imagine(
 
     `policy` takes features (N, S, D) and gives encoded actions (N, A).
     """
-    features, rewards, continuations = [start.features], [torch.zeros_like(goes_on)], [goes_on]
-    actions = []
-    for dreamed in islice(dream(model, start, policy), horizon):
-        actions.append(dreamed.action)
-        features.append(dreamed.carry.features)
-        rewards.append(dreamed.reward)
-        continuations.append(dreamed.continuation)
-    parts = (features, actions, rewards, continuations)
-    return Imagination(*(torch.stack(part, 1) for part in parts))
+    steps = [(d.action, d.carry.features) for d in islice(dream(model, start, policy), horizon)]
+    action, dreamed = (torch.stack(part, 1) for part in zip(*steps, strict=True))
+    reward, continuation = model.outcome(dreamed)
+    return Imagination(
+        torch.cat([start.features[:, None], dreamed], 1),
+        action,
+        torch.cat([torch.zeros_like(goes_on)[:, None], reward], 1),
+        torch.cat([goes_on[:, None], continuation], 1),
+    )

@@ -6,6 +6,8 @@ position embedding in time: the scan before each attention tells frames apart, a
 (arXiv 2403.19887), or a clock does, and what is cached never has to be touched again.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -29,6 +31,8 @@ def local_attention(
     by episode, and is negative for a carried frame that does not exist.
     """
     frames, tokens = q.shape[1:3]
+    if frames == tokens == 1:
+        return _one_query(q, keys, values, segment)
     past = keys.shape[1] - frames
     group = max(1, min(frames, LONG // tokens))
     if past <= group:
@@ -42,6 +46,14 @@ def local_attention(
         columns = (keys[:, seen], values[:, seen], segment[:, seen])
         parts.append(_one_group(q[:, start:stop], *columns, past))
     return torch.cat(parts, 1)
+
+
+def _one_query(q, keys, values, segment) -> Float[Tensor, "B 1 1 heads c"]:
+    """A single token beside its past: there, products of small matrices take longer than sums."""
+    scores = (keys * q).sum(-1) / math.sqrt(q.shape[-1])
+    visible = (segment == segment[:, -1:])[..., None, None]
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(1)
+    return (values * weights[..., None]).sum(1, keepdim=True)
 
 
 def _all_groups(q, keys, values, segment, group: int) -> Float[Tensor, "B T S heads c"]:

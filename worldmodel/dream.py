@@ -21,8 +21,6 @@ class Dreamed(NamedTuple):
 
     action: Float[Tensor, "B A"]
     latents: Float[Tensor, "B S K C"]
-    reward: Float[Tensor, " B"]
-    continuation: Float[Tensor, " B"]
     carry: Carry
 
 
@@ -36,7 +34,8 @@ def dream(
     """Dream on from a carry, as long as there are actions; with a policy there always are.
 
     `actions` are in the units of the action space, (B, ...) each; a policy takes features
-    (B, S, D) and gives encoded actions (B, A). `model.decode` turns latents into observations.
+    (B, S, D) and gives encoded actions (B, A). `model.decode` turns latents into observations, and
+    `model.outcome` tells what features bring.
     With `forget` each record is all that is known after it: the same dream with memory off.
     """
     given = None if callable(actions) else iter(actions)
@@ -50,8 +49,8 @@ def dream(
         with torch.no_grad():
             # Boxes end at ±1 in reality, so they do in the dream; the policy's own sample is told.
             step = model.imagine_step(carry, action.clamp(-1, 1), deterministic, forget)
-        imagined, carry = step
-        yield Dreamed(action, imagined.latents, imagined.reward, imagined.continuation, carry)
+        latents, carry = step
+        yield Dreamed(action, latents, carry)
 
 
 def frame_quality(

@@ -61,7 +61,7 @@ def mode(log_probs: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
 
 def _straight_through(index: Tensor, probs: Tensor) -> Tensor:
     hard = F.one_hot(index, probs.shape[-1]).to(probs.dtype)
-    return hard + probs - probs.detach()
+    return hard + probs - probs.detach() if torch.is_grad_enabled() else hard
 
 
 def kl_divergence(

@@ -228,6 +228,8 @@ class Scan(Operation):
     def _convolve(self, x, tail, reset):
         """Causal depthwise convolution that crosses no reset, and the tails after n tokens."""
         width, length = self.conv1d.kernel_size[0], x.shape[1]
+        if length == 1:
+            return self._convolve_one(x, tail, reset)
         x = torch.cat([tail.to(x.dtype), x], 1)
         segment = F.pad(reset.cumsum(1), (width - 1, 0))
         y = self.conv1d(x.mT).mT
@@ -247,6 +249,12 @@ class Scan(Operation):
             return last * (same == now[..., None])[..., None]
 
         return F.silu(y), tails
+
+    def _convolve_one(self, x, tail, reset):
+        """The same of a single token: a sum over the taps, several times as fast as `conv1d`."""
+        x = torch.cat([(tail * ~reset[..., None]).to(x.dtype), x], 1)
+        y = (x * self.conv1d.weight[:, 0].T).sum(1, keepdim=True) + self.conv1d.bias
+        return F.silu(y), lambda start, step: x[:, None, 1:]
 
 
 def use_scan(model: nn.Module, body: str) -> None:

@@ -122,13 +122,12 @@ class Observed(NamedTuple):
     posterior: Float[Tensor, "B T S K C"]
 
 
-class Imagined(NamedTuple):
-    """One imagined record."""
+class Outcome(NamedTuple):
+    """What records bring, as their features tell it."""
 
-    features: Float[Tensor, "B S D"]
-    latents: Float[Tensor, "B S K C"]
-    reward: Float[Tensor, " B"]
-    continuation: Float[Tensor, " B"]
+    reward: Float[Tensor, "*n"]
+    continuation: Float[Tensor, "*n"]
+    """How likely the episode goes on."""
 
 
 class Seen(NamedTuple):
@@ -218,19 +217,22 @@ class WorldModel(nn.Module):
         action: Float[Tensor, "B A"],
         deterministic: bool = False,
         forget: bool = False,
-    ) -> tuple[Imagined, Carry]:
-        """Take an (encoded) action and sample the record it leads to.
+    ) -> tuple[Float[Tensor, "B S K C"], Carry]:
+        """Take an (encoded) action and sample the latents it leads to; also the carry after them.
 
         With `forget`, nothing is known afterwards but that record: imagination with memory off.
         """
         prior = self.transition(carry.features, action)
         latents = latent.mode(prior) if deterministic else latent.sample(latent.unmixed(prior))
         first = torch.full((len(action), 1), forget, device=action.device)
-        features, carry, _ = self._advance(latents[:, None], action[:, None], first, carry)
-        pooled = self.pool(features[:, 0])
-        reward = self.two_hot.mean(self.reward(pooled))
+        _, carry, _ = self._advance(latents[:, None], action[:, None], first, carry)
+        return latents, carry
+
+    def outcome(self, features: Float[Tensor, "*n S D"]) -> Outcome:
+        """Reward and continuation of records with these features."""
+        pooled = self.pool(features)
         continuation = self.continuation(pooled).squeeze(-1).float().sigmoid()
-        return Imagined(features[:, 0], latents, reward, continuation), carry
+        return Outcome(self.two_hot.mean(self.reward(pooled)), continuation)
 
     def decode(self, latents: Float[Tensor, "n S K C"]) -> dict[str, Tensor]:
         """The observations that latents stand for, in the units of the observation space."""

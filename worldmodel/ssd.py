@@ -63,8 +63,7 @@ def _step(x, dt, A, B, C, state, reset):
     """The recurrence itself, for a single token: what imagining a vector observation needs."""
     decay = (dt[:, 0] * A).exp() * ~reset
     written = (x * dt[..., None]).flatten(1)[..., None]
-    kept = (state * decay[..., None, None]).flatten(1, 2)
-    after = torch.baddbmm(kept, written, B)
+    after = (state * decay[..., None, None]).flatten(1, 2).baddbmm_(written, B)
     return (after @ C.mT).view_as(x), after.view_as(state)[:, None]
 
 

@@ -33,8 +33,8 @@ class Rollout:
         """Imagine one frame; its latents."""
         index = torch.randint(0, int(ACTIONS.n), (1,))
         action = F.one_hot(index, int(ACTIONS.n)).float()
-        imagined, self.carry = self.model.imagine_step(self.carry, action)
-        return imagined.latents
+        latents, self.carry = self.model.imagine_step(self.carry, action)
+        return latents
 
 
 def generation(scale: Scale, say: Say) -> Found:

@@ -176,8 +176,9 @@ class _Probe:
         One that cannot tell is right half the time, whatever it predicts.
         """
         tried = torch.tensor(self.task.answers)[torch.randint(0, 2, (self.rows,))]
-        imagined, _ = self._imagine(carry, self._encode(tried))
-        return (imagined.reward > 0.5) == (tried == self.walks.answer)
+        _, after = self._imagine(carry, self._encode(tried))
+        reward = self.model.outcome(after.features).reward
+        return (reward > 0.5) == (tried == self.walks.answer)
 
     def _imagine(self, carry: Carry, action: Tensor):
         return self.model.imagine_step(carry, action, forget=self.forget)

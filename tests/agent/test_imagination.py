@@ -59,9 +59,11 @@ def test_a_dream_steps_as_the_model_does(agent: Agent) -> None:
     torch.manual_seed(1)
     with torch.no_grad():
         for t in range(1, 4):
-            step, carry = agent.model.imagine_step(carry, forward(carry.features))
-            torch.testing.assert_close(dream.features[:, t], step.features)
-            torch.testing.assert_close(dream.reward[:, t], step.reward)
+            _, carry = agent.model.imagine_step(carry, forward(carry.features))
+            outcome = agent.model.outcome(carry.features)
+            torch.testing.assert_close(dream.features[:, t], carry.features)
+            torch.testing.assert_close(dream.reward[:, t], outcome.reward)
+            torch.testing.assert_close(dream.continuation[:, t], outcome.continuation)
 
 
 def test_boxes_end_in_the_dream_as_in_reality() -> None:

@@ -151,16 +151,16 @@ def test_imagining_what_comes_equals_observing_it(observation, action, layers, a
         observed, after, _ = observe(model, cut(data, FRAMES - 1, FRAMES), before)
         taken = model.actions.encode(data.prev_action[:, -1])
         model.transition = Foreseen(observed.posterior[:, 0])
-        imagined, dreamt = model.imagine_step(before, taken, deterministic=True)
+        latents, dreamt = model.imagine_step(before, taken, deterministic=True)
     assert torch.equal(model.transition.asked[0], before.features)
     assert torch.equal(model.transition.asked[1], taken)
-    agree(imagined.latents, observed.latents[:, 0], 1e-6)
-    agree(imagined.features, observed.features[:, 0], 1e-5)
+    agree(latents, observed.latents[:, 0], 1e-6)
+    agree(dreamt.features, observed.features[:, 0], 1e-5)
     for a, e in zip(tree_leaves(dreamt), tree_leaves(after), strict=True):
         agree(a.float(), e.float(), 1e-5)
-    pooled = model.pool(imagined.features)
-    agree(imagined.reward, model.two_hot.mean(model.reward(pooled)), 1e-5)
-    assert ((imagined.continuation >= 0) & (imagined.continuation <= 1)).all()
+    outcome = model.outcome(dreamt.features)
+    agree(outcome.reward, model.two_hot.mean(model.reward(model.pool(dreamt.features))), 1e-5)
+    assert ((outcome.continuation >= 0) & (outcome.continuation <= 1)).all()
 
 
 @cases
@@ -172,11 +172,11 @@ def test_imagination_follows_the_transition(observation, action, layers, agree) 
         _, carry, _ = observe(model, data, model.initial(ROWS))
         vectors = model.actions.encode(sample(action, 2, ROWS))
         vectors[1] = vectors[0].roll(1, -1)
-        first, _ = model.imagine_step(carry, vectors[0], deterministic=True)
-        other, _ = model.imagine_step(carry, vectors[1], deterministic=True)
-        agree(first.latents, latent.mode(model.transition(carry.features, vectors[0])), 1e-6)
+        latents, first = model.imagine_step(carry, vectors[0], deterministic=True)
+        _, other = model.imagine_step(carry, vectors[1], deterministic=True)
+        agree(latents, latent.mode(model.transition(carry.features, vectors[0])), 1e-6)
     assert (first.features - other.features).abs().max() > 1e-3
-    assert first.reward.shape == first.continuation.shape == (ROWS,)
+    assert [part.shape for part in model.outcome(first.features)] == [(ROWS,), (ROWS,)]
 
 
 @cases

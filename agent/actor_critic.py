@@ -43,6 +43,9 @@ class BehaviourConfig:
     """Weight of the policy's entropy."""
     dream_unimix: float = 0.01
     """Share of uniformly random actions in imagination; when acting, it is 0.01."""
+    curiosity: float = 0.0
+    """Reward for each nat by which a record is expected to surprise. It leads where there is
+    something to be found out, and no longer once that is remembered."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed returns, beside the imagined ones."""
     slow_rate: float = 0.02
@@ -57,7 +60,7 @@ class BehaviourConfig:
                 raise ValueError(f"behaviour.{name} = {getattr(self, name)} must lie in [0, 1].")
         if not 0 < self.dream_unimix < 1:
             raise ValueError(f"behaviour.dream_unimix = {self.dream_unimix} must lie in (0, 1).")
-        for name in ("entropy", "replay_value"):
+        for name in ("entropy", "curiosity", "replay_value"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"behaviour.{name} = {getattr(self, name)} must be 0 or more.")
 
@@ -223,13 +226,18 @@ class ActorCritic(nn.Module):
         return losses, metrics
 
     def replay_value_loss(
-        self, features: Float[Tensor, "B T S D"], records: Records, counts: Bool[Tensor, "B T"]
+        self,
+        features: Float[Tensor, "B T S D"],
+        records: Records,
+        surprise: Float[Tensor, "B T"],
+        counts: Bool[Tensor, "B T"],
     ) -> Float[Tensor, ""]:
         """The critic's loss on the rewards that were really met, bootstrapped by itself."""
+        reward = records.reward + self.config.curiosity * surprise
         discount = self.config.discount * (~records.is_terminal).float()
         logits = self.critic(features)
         value = self.critic.two_hot.mean(logits.detach())
-        returns = lambda_returns(records.reward, discount, value, self.config.lam, records.is_first)
+        returns = lambda_returns(reward, discount, value, self.config.lam, records.is_first)
         goes_on = ~records.is_terminal[:, :-1] & ~records.is_first[:, 1:]
         nats = self._value_loss(logits[:, :-1], features[:, :-1], returns)
         return (nats * (goes_on & counts[:, :-1])).mean()

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,3 +48,10 @@ def imagine(
         torch.cat([torch.zeros_like(goes_on)[:, None], reward], 1),
         torch.cat([goes_on[:, None], continuation], 1),
     )
+
+
+@torch.no_grad()
+def curious(model: WorldModel, imagined: Imagination, weight: float) -> Imagination:
+    """The same rollouts, with so much reward for each nat by which a record was to surprise."""
+    suspense = model.suspense(imagined.features[:, :-1], imagined.action.clamp(-1, 1))
+    return imagined._replace(reward=imagined.reward + weight * F.pad(suspense, (1, 0)))

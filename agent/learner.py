@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agent.actor_critic import ActorCritic, BehaviourConfig
 from agent.agent import Agent
-from agent.imagination import imagine
+from agent.imagination import curious, imagine
 from worldmodel.long_context import LongContextConfig, clean_prefix
 from worldmodel.model import Learned, detach, records_at
 from worldmodel.recall import Past
@@ -170,11 +170,14 @@ class Learner(nn.Module):
         imagined = imagine(
             self.model, self.behaviour.dream_policy, start, goes_on, self.behaviour.config.horizon
         )
+        if weight := self.behaviour.config.curiosity:
+            imagined = curious(self.model, imagined, weight)
         losses, metrics = self.behaviour.imagination_losses(imagined)
         if weight := self.behaviour.config.replay_value:
             # With gradient: what the value depends on must be in the features (as in DreamerV3).
             features = learned.observed.features
-            replay_value = self.behaviour.replay_value_loss(features, records, counts)
+            seen = records, learned.surprise, counts
+            replay_value = self.behaviour.replay_value_loss(features, *seen)
             losses["critic"] = losses["critic"] + weight * replay_value
             metrics["replay_value"] = replay_value
         return losses, metrics

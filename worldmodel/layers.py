@@ -253,6 +253,7 @@ class Scan(Operation):
     def _convolve_one(self, x, tail, reset):
         """The same of a single token: a sum over the taps, several times as fast as `conv1d`."""
         x = torch.cat([(tail * ~reset[..., None]).to(x.dtype), x], 1)
+        assert self.conv1d.bias is not None
         y = (x * self.conv1d.weight[:, 0].T).sum(1, keepdim=True) + self.conv1d.bias
         return F.silu(y), lambda start, step: x[:, None, 1:]
 

@@ -145,6 +145,8 @@ class Learned(NamedTuple):
 
     total: Float[Tensor, ""]
     losses: dict[str, Tensor]
+    surprise: Float[Tensor, "B T"]
+    """Nats by which each frame surprised; 0 where there was nothing to foresee it by."""
     observed: Observed
     carry: Carry
     past: Past
@@ -233,6 +235,16 @@ class WorldModel(nn.Module):
         pooled = self.pool(features)
         continuation = self.continuation(pooled).squeeze(-1).float().sigmoid()
         return Outcome(self.two_hot.mean(self.reward(pooled)), continuation)
+
+    def suspense(
+        self, features: Float[Tensor, "*n S D"], action: Float[Tensor, "*n A"]
+    ) -> Float[Tensor, "*n"]:
+        """Nats by which the record that an (encoded) action leads to is expected to surprise.
+
+        The entropy of what the transition foretells: 0 where all is known, or remembered.
+        """
+        expected = latent.unmixed(self.transition(features, action))
+        return -(expected.exp() * expected).sum((-3, -2, -1))
 
     def decode(self, latents: Float[Tensor, "n S K C"]) -> dict[str, Tensor]:
         """The observations that latents stand for, in the units of the observation space."""
@@ -325,7 +337,7 @@ class WorldModel(nn.Module):
         assert losses.keys() | {"recall"} == weights.keys()
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         snapshots = _join([s.snapshots for s in seen])
-        return Learned(total, losses, observed, seen[-1].carry, past, snapshots)
+        return Learned(total, losses, surprise, observed, seen[-1].carry, past, snapshots)
 
     def _see(self, records: Records, carry: Carry, every: int | None) -> Seen:
         """One window, all losses but recall."""

@@ -179,13 +179,26 @@ def test_replayed_rewards_teach_the_critic_but_not_across_episodes() -> None:
     first[:, 3] = True
     terminal[0, 2] = True
     records = Records({}, torch.zeros(2, 5), torch.randn(2, 5), first, terminal)
-    counts = torch.ones_like(first)
-    loss = behaviour.replay_value_loss(features, records, counts)
+    counts, surprise = torch.ones_like(first), torch.zeros(2, 5)
+    loss = behaviour.replay_value_loss(features, records, surprise, counts)
     (gradient,) = torch.autograd.grad(loss, [features])
-    assert behaviour.replay_value_loss(features, records, ~counts) == 0
+    assert behaviour.replay_value_loss(features, records, surprise, ~counts) == 0
     reached = gradient.flatten(2).any(-1)
     assert reached[:, [0, 1, 3]].all()
     assert not reached[:, [2, 4]].any()
+
+
+def test_surprise_is_worth_something_to_the_curious_alone() -> None:
+    """Fails where what was found out has no value in replay, or another than a reward has."""
+    features, nothing = torch.ones(2, 3, 1, WIDTH), torch.zeros(2, 3)
+    found, flags = torch.full((2, 3), 4.0), torch.zeros(2, 3, dtype=torch.bool)
+    losses = []
+    for curiosity, reward, surprise in ((0.5, nothing, found), (0.0, 0.5 * found, found)):
+        torch.manual_seed(0)
+        behaviour = actor_critic(curiosity=curiosity)
+        records = Records({}, nothing, reward, flags, flags)
+        losses.append(behaviour.replay_value_loss(features, records, surprise, ~flags))
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(

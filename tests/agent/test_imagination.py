@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from agent.agent import Agent
-from agent.imagination import imagine
+from agent.imagination import curious, imagine
 from worldmodel.model import ModelConfig
 from worldmodel.types import tree_map
 
@@ -64,6 +64,20 @@ def test_a_dream_steps_as_the_model_does(agent: Agent) -> None:
             torch.testing.assert_close(dream.features[:, t], carry.features)
             torch.testing.assert_close(dream.reward[:, t], outcome.reward)
             torch.testing.assert_close(dream.continuation[:, t], outcome.continuation)
+
+
+def test_the_curious_are_rewarded_for_what_they_will_find_out(agent: Agent) -> None:
+    """Fails where suspense counts for another record than the one that ends it."""
+    _, carry, _ = observed(agent, 5)
+    dream = imagine(agent.model, forward, carry, torch.ones(4), 3)
+    more = curious(agent.model, dream, 0.5)
+    gained = more.reward - dream.reward
+    assert not gained[:, 0].any()
+    for t in range(3):
+        suspense = agent.model.suspense(dream.features[:, t], dream.action[:, t])
+        assert suspense.min() > 0.1
+        torch.testing.assert_close(gained[:, t + 1], 0.5 * suspense)
+    assert torch.equal(more.features, dream.features)
 
 
 def test_boxes_end_in_the_dream_as_in_reality() -> None:

@@ -1,5 +1,6 @@
 """The world model's verbs: observe, imagine_step, decode and loss."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,22 @@ def test_imagining_what_comes_equals_observing_it(observation, action, layers, a
     outcome = model.outcome(dreamt.features)
     agree(outcome.reward, model.two_hot.mean(model.reward(model.pool(dreamt.features))), 1e-5)
     assert ((outcome.continuation >= 0) & (outcome.continuation <= 1)).all()
+
+
+@cases
+def test_suspense_is_the_entropy_of_what_is_foretold(observation, action, layers) -> None:
+    """Fails where something is expected to surprise that is certain, or the share of unimix is."""
+    model = make(observation, action, layers)
+    shape = (ROWS, model.sizes.tokens, SMALL.latents, SMALL.classes)
+    features, taken = torch.randn(*shape[:2], SMALL.width), torch.randn(ROWS, model.actions.size)
+    certain = torch.zeros(shape)
+    certain[..., 0] = 50.0
+    even = certain.clone()
+    even[..., 1] = 50.0  # two that are as likely
+    for logits, nats in ((certain, 0.0), (even, math.log(2))):
+        model.transition = Foreseen(latent.unimix(logits))
+        expected = torch.full((ROWS,), nats * shape[1] * shape[2])
+        torch.testing.assert_close(model.suspense(features, taken), expected, atol=1e-3, rtol=1e-4)
 
 
 @cases

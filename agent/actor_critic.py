@@ -46,6 +46,9 @@ class BehaviourConfig:
     curiosity: float = 0.0
     """Reward for each nat by which a record is expected to surprise. It leads where there is
     something to be found out, and no longer once that is remembered."""
+    compare: bool = False
+    """Whether the policy learns by comparing all actions at each start, dreamed for one step, by
+    the values after it, and not by what rollouts took; for few discrete actions."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed returns, beside the imagined ones."""
     slow_rate: float = 0.02
@@ -110,6 +113,19 @@ class ActionDistribution(NamedTuple):
         likely = [(mixed.detach().exp() * own).sum(-1) for _, own, mixed in parts]
         moved = [(n - mean) * f for n, mean, f in zip(nats, likely, free, strict=True)]
         return advantage * torch.stack(moved).sum(0)
+
+    def gain_of_all(
+        self, actions: Float[Tensor, "a A"], values: Float[Tensor, "*n a"]
+    ) -> Float[Tensor, "*n"]:
+        """What to climb where the values of all actions are known: NeuRD itself, without sampling.
+
+        Every logit is moved by its action's advantage, however rare the action is.
+        """
+        nats = torch.cat(self.unmixed, -1) @ actions.T
+        likely = (torch.cat(self.categories, -1).detach() @ actions.T).exp()
+        advantage = values - (likely * values).sum(-1, keepdim=True)
+        free = (advantage > 0) | (nats.detach() > math.log(FLOOR))
+        return (advantage * free * (nats - nats.mean(-1, keepdim=True))).sum(-1)
 
     def entropy(self) -> Float[Tensor, "*n"]:
         """Entropy in nats, summed over the parts of an action."""
@@ -194,12 +210,13 @@ class ActorCritic(nn.Module):
         self.scale = PercentileScale()
 
     def imagination_losses(
-        self, imagined: Imagination
+        self, imagined: Imagination, branches: Imagination | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of actor and critic on imagined rollouts, and what to log of them.
 
         REINFORCE with λ-returns, advantages in units of the returns' spread, an entropy bonus
-        (DreamerV3, arXiv 2301.04104, eq. 6 and 7). Steps count as far as they are reached.
+        (DreamerV3, arXiv 2301.04104, eq. 6 and 7). Steps count as far as they are reached. With
+        `branches`, one step by each action from each start, the policy learns from these instead.
         """
         discount = self.config.discount * imagined.continuation
         logits = self.critic(imagined.features)
@@ -207,13 +224,17 @@ class ActorCritic(nn.Module):
         returns = lambda_returns(imagined.reward, discount, value, self.config.lam)
         self.scale.update(returns)
         reached = torch.cat([imagined.continuation[:, :1], discount[:, 1:-1]], 1).cumprod(1)
-        advantage = (returns - value[:, :-1]) / self.scale.scale()
-        policy = self.actor(imagined.features[:, :-1], self.config.dream_unimix)
+        if branches is None:
+            advantage = (returns - value[:, :-1]) / self.scale.scale()
+            policy = self.actor(imagined.features[:, :-1], self.config.dream_unimix)
+            gain, learned = policy.gain(imagined.action, advantage), reached
+        else:
+            policy = self.actor(imagined.features[:, 0], self.config.dream_unimix)
+            gain, learned = self._gain_of_all(policy, branches), imagined.continuation[:, 0]
         entropy = policy.entropy()
-        gain = policy.gain(imagined.action, advantage) + self.config.entropy * entropy
         critic_nats = self._value_loss(logits[:, :-1], imagined.features[:, :-1], returns)
         losses = {
-            "actor": -(reached * gain).mean(),
+            "actor": -(learned * (gain + self.config.entropy * entropy)).mean(),
             "critic": (reached * critic_nats).mean(),
         }
         metrics = {
@@ -224,6 +245,18 @@ class ActorCritic(nn.Module):
             "return_scale": self.scale.scale(),
         }
         return losses, metrics
+
+    def _gain_of_all(
+        self, policy: ActionDistribution, branches: Imagination
+    ) -> Float[Tensor, " N"]:
+        """What the policy gains at starts from which every action was dreamed for one step."""
+        starts = len(policy.categories[0])
+        with torch.no_grad():
+            value = self.critic.two_hot.mean(self.critic(branches.features[:, 1]))
+        discount = self.config.discount * branches.continuation[:, 1]
+        values = (branches.reward[:, 1] + discount * value) / self.scale.scale()
+        actions = branches.action[: len(values) // starts, 0]
+        return policy.gain_of_all(actions, values.view(starts, -1))
 
     def replay_value_loss(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldmodel.dream import Policy, dream
 from worldmodel.model import WorldModel
-from worldmodel.types import Carry
+from worldmodel.types import Carry, tree_map
 
 
 class Imagination(NamedTuple):
@@ -55,3 +55,12 @@ def curious(model: WorldModel, imagined: Imagination, weight: float) -> Imaginat
     """The same rollouts, with so much reward for each nat by which a record was to surprise."""
     suspense = model.suspense(imagined.features[:, :-1], imagined.action.clamp(-1, 1))
     return imagined._replace(reward=imagined.reward + weight * F.pad(suspense, (1, 0)))
+
+
+@torch.no_grad()
+def branch(model: WorldModel, start: Carry, actions: Float[Tensor, "a A"]) -> Imagination:
+    """One step by each of `actions` from each of N carries, as N * a rollouts, starts first."""
+    rows = tree_map(lambda leaf: leaf.repeat_interleave(len(actions), 0), start)
+    each = actions.repeat(len(start.features), 1)
+    goes_on = rows.features.new_ones(len(each))
+    return imagine(model, lambda features: each, rows, goes_on, 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agent.actor_critic import ActorCritic, BehaviourConfig
 from agent.agent import Agent
-from agent.imagination import curious, imagine
+from agent.imagination import branch, curious, imagine
 from worldmodel.long_context import LongContextConfig, clean_prefix
 from worldmodel.model import Learned, detach, records_at
 from worldmodel.recall import Past
@@ -91,6 +91,7 @@ class Learner(nn.Module):
         self.model, self.optimiser_config, self.context = agent.model, optimiser, context
         width, tokens = agent.config.width, agent.model.sizes.tokens
         self.behaviour = ActorCritic(agent.actor, tokens, width, behaviour)
+        self.actions = agent.model.actions.all() if behaviour.compare else None
         self.rates = {
             "model": optimiser.model_lr,
             "actor": optimiser.actor_lr,
@@ -170,9 +171,11 @@ class Learner(nn.Module):
         imagined = imagine(
             self.model, self.behaviour.dream_policy, start, goes_on, self.behaviour.config.horizon
         )
+        branches = branch(self.model, start, self.actions) if self.actions is not None else None
         if weight := self.behaviour.config.curiosity:
             imagined = curious(self.model, imagined, weight)
-        losses, metrics = self.behaviour.imagination_losses(imagined)
+            branches = branches and curious(self.model, branches, weight)
+        losses, metrics = self.behaviour.imagination_losses(imagined, branches)
         if weight := self.behaviour.config.replay_value:
             # With gradient: what the value depends on must be in the features (as in DreamerV3).
             features = learned.observed.features

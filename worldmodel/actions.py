@@ -1,5 +1,7 @@
 """Actions to vectors, by the Gymnasium space: one-hot categories, or boxes scaled to [-1, 1]."""
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,6 +12,8 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor, nn
+
+MOST = 64  # actions that are tried one by one
 
 
 class ActionCodec(nn.Module):
@@ -79,6 +83,21 @@ class ActionCodec(nn.Module):
             parts = [part.argmax(-1) for part in vector.split(self.counts, -1)]
             raw = torch.stack(parts, -1) + self.start
         return raw.reshape(vector.shape[:-1] + self.shape)
+
+    def all(self) -> Float[Tensor, "n A"]:
+        """Every action there is, as vectors.
+
+        Raises:
+            ValueError: where there are more than `MOST` of them.
+        """
+        number = math.inf if self.continuous else math.prod(self.counts)
+        if number > MOST:
+            raise ValueError(
+                f"There are {number:,} actions, too many to try them all: {MOST} at most. Set "
+                "behaviour.compare = False."
+            )
+        parts = [torch.eye(count, device=self.start.device) for count in self.counts]
+        return torch.stack([torch.cat(rows) for rows in itertools.product(*parts)])
 
     def random(self, number: int) -> Tensor:
         """So many raw actions (number, *shape), drawn uniformly from the space."""

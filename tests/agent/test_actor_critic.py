@@ -64,6 +64,67 @@ def test_a_box_policy_moves_to_the_rewarded_value() -> None:
     assert mean.item() == pytest.approx(0.5, abs=0.2)
 
 
+def categories(*logits: torch.Tensor) -> ActionDistribution:
+    own = tuple(part.log_softmax(-1) for part in logits)
+    return ActionDistribution(tuple(unimix(part) for part in logits), own)
+
+
+def test_comparing_moves_every_logit_by_its_advantage() -> None:
+    """Fails where a rare action is moved less than a likely one, or the mean is not the policy's.
+
+    Of values 1, 0 and 0.5 at probabilities of about 0, 1 and 0 the advantages are 1, 0 and 0.5;
+    what all logits have in common moves none.
+    """
+    logits = torch.tensor([[0.0, 9.0, 0.0]], requires_grad=True)
+    gain = categories(logits).gain_of_all(torch.eye(3), torch.tensor([[1.0, 0.0, 0.5]]))
+    (gradient,) = torch.autograd.grad(gain.sum(), [logits])
+    torch.testing.assert_close(gradient, torch.tensor([[0.5, -0.5, 0.0]]), atol=0.02, rtol=0)
+    # Below the floor nothing is pushed any further down; what others gain lifts them off it.
+    worse = categories(logits).gain_of_all(torch.eye(3), torch.tensor([[-1.0, 0.0, -0.5]]))
+    (gradient,) = torch.autograd.grad(worse.sum(), [logits])
+    assert gradient.abs().max() < 0.02
+
+
+def test_parts_of_an_action_are_compared_together() -> None:
+    """Fails where the values of pairs are taken for those of other pairs."""
+    codec = ActionCodec(spaces.MultiDiscrete([2, 3]))
+    first, second = (torch.zeros(1, n, requires_grad=True) for n in (2, 3))
+    values = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0, 1.0]])  # the last of the second part
+    gain = categories(first, second).gain_of_all(codec.all(), values)
+    gradients = torch.autograd.grad(gain.sum(), [first, second])
+    torch.testing.assert_close(gradients[0], torch.zeros(1, 2), atol=1e-6, rtol=0)
+    assert gradients[1].argmax() == 2
+    assert gradients[1][0, :2].max() < 0
+
+
+def compared(behaviour: ActorCritic, reward_of, rows: int = 8) -> tuple[Imagination, Imagination]:
+    """One-step dreams, and the same states with every action."""
+    dream = bandit(behaviour, reward_of, rows)
+    every = torch.eye(4).repeat(rows, 1)
+    features, ends = torch.ones(len(every), 2, 1, WIDTH), torch.tensor([1.0, 0.0])
+    reward = torch.stack([torch.zeros(len(every)), reward_of(every)], 1)
+    return dream, Imagination(features, every[:, None], reward, ends.expand(len(every), 2))
+
+
+@pytest.mark.parametrize("compare", [True, False])
+def test_what_is_never_done_is_found_by_comparing(compare: bool) -> None:
+    """Fails where only what a policy does is learned of (the control, without comparing)."""
+    torch.manual_seed(0)
+    behaviour = actor_critic(entropy=0.0, dream_unimix=1e-4)
+    with torch.no_grad():
+        behaviour.actor.net[-1].bias[0] = 9.0  # others: one in 8,000
+    optimiser = torch.optim.Adam(behaviour.actor.parameters(), 3e-3)
+    for _ in range(150):
+        dream, branches = compared(behaviour, lambda a: a[:, 3])
+        losses, _ = behaviour.imagination_losses(dream, branches if compare else None)
+        optimiser.zero_grad()
+        losses["actor"].backward()
+        optimiser.step()
+    likely = behaviour.actor(torch.ones(1, 1, WIDTH)).categories[0].exp()[0]
+    assert (likely[3] > 0.9) == compare
+    assert (likely[0] > 0.9) != compare
+
+
 def squashed(mean: float, std: float, n: int = 1) -> ActionDistribution:
     return ActionDistribution(mean=torch.full((n, 1), mean), std=torch.full((n, 1), std))
 

@@ -6,7 +6,8 @@ import torch
 from gymnasium import spaces
 
 from agent.agent import Agent
-from agent.imagination import curious, imagine
+from agent.imagination import branch, curious, imagine
+from worldmodel import latents
 from worldmodel.model import ModelConfig
 from worldmodel.types import tree_map
 
@@ -78,6 +79,23 @@ def test_the_curious_are_rewarded_for_what_they_will_find_out(agent: Agent) -> N
         assert suspense.min() > 0.1
         torch.testing.assert_close(gained[:, t + 1], 0.5 * suspense)
     assert torch.equal(more.features, dream.features)
+
+
+def test_branches_take_every_action_from_every_start(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a branch starts elsewhere, or takes another action than it says."""
+    _, carry, _ = observed(agent, 5)
+    actions = agent.model.actions.all()
+    assert torch.equal(actions, torch.eye(3))
+    monkeypatch.setattr(latents, "sample", latents.mode)  # nothing is left to chance
+    branches = branch(agent.model, carry, actions)
+    assert torch.equal(branches.action.view(4, 3, 3), torch.eye(3).expand(4, 3, 3))
+    for k, action in enumerate(actions):
+        torch.testing.assert_close(branches.features.unflatten(0, (4, 3))[:, k, 0], carry.features)
+        _, after = agent.model.imagine_step(carry, action.expand(4, 3))
+        found = branches.features.unflatten(0, (4, 3))[:, k, 1]
+        torch.testing.assert_close(found, after.features, atol=1e-5, rtol=1e-4)
 
 
 def test_boxes_end_in_the_dream_as_in_reality() -> None:

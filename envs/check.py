@@ -17,7 +17,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.contract import STEP, Fault, reset_faults, rule_of, signature_fault, step_faults
+from envs.contract import (
+    STEP,
+    Fault,
+    attribute_faults,
+    is_action,
+    reset_faults,
+    rule_of,
+    signature_fault,
+    step_faults,
+)
 from envs.stream import plain, same
 
 REPEATED = 200  # steps of the first episode that are played again
@@ -97,8 +106,14 @@ class _Player:
         self.begin()
         self.ask("explore", np.random.default_rng(self.seed))
         self.ask("oracle")
+        self.tell_odd_attributes()
         self.act(self.env.action_space.sample())
         self.found.steps, self.found.seconds = 0, 0.0
+
+    def tell_odd_attributes(self) -> None:
+        """What evaluation reads off the environment itself."""
+        for fault in attribute_faults(self.env):
+            self.tell(Fault(fault))
 
     def ask(self, name: str, *arguments: Any) -> None:
         """What the environment itself would do, where it says that, must be an action."""
@@ -106,7 +121,7 @@ class _Player:
         if hasattr(bare, name) and space == bare.action_space:
             with suppress(_Broken):  # told, and no reason not to play
                 action = self.call(name, getattr(bare, name), *arguments)
-                if not _is_action(space, action):
+                if not is_action(space, action):
                     self.tell(Fault(f"{name}() returned {action!r}, which is no action of {space}"))
 
     def begin(self, repeated: bool = False) -> Any:
@@ -212,13 +227,6 @@ _VIEW = (
     "The observation that reset() or step() returned is changed by the next step: it is a view of "
     "a buffer that is used again. Return a copy, such as observation.copy()"
 )
-
-
-def _is_action(space: gym.Space, action: Any) -> bool:
-    try:
-        return bool(space.contains(np.asarray(action, space.dtype)))
-    except (TypeError, ValueError):
-        return False
 
 
 def _raised(name: str, error: BaseException, where: str) -> str:

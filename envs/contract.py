@@ -83,6 +83,29 @@ def step_faults(space: gym.Space, result: Any) -> Iterator[Fault]:
             yield Fault(f"{name} = {flag!r} is no bool: return True or False", harmless=True)
     if not isinstance(info, Mapping):
         yield Fault(f"info is of type {type(info).__name__}: return a dict, empty if need be")
+    elif not isinstance(success := info.get("is_success", False), bool | np.bool_ | int | float):
+        yield Fault(f"info['is_success'] = {success!r} is no bool: return True or False")
+
+
+def is_action(space: gym.Space, action: Any) -> bool:
+    """Whether an action is one of a space, in whatever type it comes."""
+    try:
+        return bool(space.contains(np.asarray(action, space.dtype)))
+    except (TypeError, ValueError):
+        return False
+
+
+def attribute_faults(env: gym.Env) -> Iterator[str]:
+    """What is wrong with the attributes by which an environment tells evaluation about itself."""
+    bare = env.unwrapped
+    chance = getattr(bare, "chance", None)
+    number = isinstance(chance, int | float) and not isinstance(chance, bool)
+    if chance is not None and not (number and 0 <= chance <= 1):
+        yield f"chance = {chance!r} is no share: success by guessing, from 0 to 1, such as 0.5"
+    delay, known = getattr(bare, "delay", None), inspect.signature(type(bare)).parameters
+    if isinstance(delay, str) and delay and delay not in known:
+        has = ", ".join(name for name in known if name != "kwargs") or "none"
+        yield f"delay = {delay!r} names no argument of {type(bare).__name__}; it has: {has}"
 
 
 def _dict_faults(space: spaces.Dict, value: Any, key: str) -> Iterator[Fault]:

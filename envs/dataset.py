@@ -102,9 +102,10 @@ def local_ids() -> list[str]:
 def _unknown(dataset: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(dataset, known, n=5, cutoff=0.4) or known[:5]
     has = f"nearest ids here: {', '.join(nearest)}" if nearest else "there is none here yet"
+    got = "" if Path(dataset).is_absolute() else f", or get Minari's: minari download {dataset}"
     return (
         f"there is no dataset {dataset!r}, neither in Minari's folder nor as a path; {has}. "
-        f"Record one by clew collect, or get one of Minari's: minari download {dataset}"
+        f"Record one by clew collect{got}"
     )
 
 

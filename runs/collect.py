@@ -29,6 +29,7 @@ from envs.recorder import Policy, Recorder, disk_bytes, write_dataset
 from envs.stream import can
 from runs import folder, hub
 from runs.config import Config
+from runs.device import check_threads, use_threads
 from runs.evaluation.play import OraclePlayer, RandomPlayer
 from runs.evaluation.subject import load_run
 from runs.evaluation.suite import Budget, check_seed
@@ -79,6 +80,8 @@ class CollectArguments:
     """Episodes are cut after so many steps, should the environment never end them."""
     device: str = "auto"
     """Where the agent of a run computes: cpu, cuda, or auto."""
+    threads: int = 0
+    """CPU threads of torch; 0: as many as the run was trained with."""
     json: bool = False
     """Print the report as JSON; everything else goes to stderr."""
 
@@ -87,6 +90,7 @@ class CollectArguments:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
         check_seed(self.seed)
+        check_threads(self.threads)
 
 
 class Subject(NamedTuple):
@@ -119,6 +123,7 @@ def collect(asked: CollectArguments, console: Console) -> dict[str, Any]:
     try:
         with folder.refusing():
             policy, acts = _policy(asked, subject, streams)
+            use_threads(asked.threads)
             size = _size(streams, subject, asked.frames)
             _check_room(path, size)
         about = _about(config, asked, acts)

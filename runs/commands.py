@@ -25,6 +25,7 @@ from runs.bench import context, patterns
 from runs.collect import CollectArguments
 from runs.config import Config
 from runs.dataset import settled
+from runs.device import check_threads, use_threads
 from runs.evaluation import compare as compare_module
 from runs.evaluation.evaluate import evaluate as evaluate_subject
 from runs.evaluation.evaluate import show_sheets
@@ -105,10 +106,15 @@ class EvaluateArguments:
     """Which episodes; never those of training."""
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto."""
+    threads: int = 0
+    """CPU threads of torch; 0: as many as the run was trained with."""
     max_steps: int = Budget.max_steps
     """Episodes are cut after so many steps, should the environment never end them."""
     json: bool = False
     """Print the reports as JSON; everything else goes to stderr."""
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
 
 
 @dataclass(frozen=True)
@@ -153,8 +159,7 @@ class BenchContextArguments:
     """Tiny sizes, only to see that everything runs."""
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ValueError(f"threads = {self.threads} must not be negative.")
+        check_threads(self.threads)
 
 
 @dataclass(frozen=True)
@@ -290,6 +295,7 @@ def evaluate(arguments: list[str]) -> int:
             load_subject(run, asked.env, asked.env_kwargs, asked.device, asked.checkpoint)
             for run in _some(asked.runs)
         ]
+        use_threads(asked.threads)
         suites = [find_suites(asked.suite, subject) for subject in subjects]
         for subject, chosen in zip(subjects, suites, strict=True):
             check_suites(subject, chosen)

@@ -32,3 +32,15 @@ def pick_scan(name: str, device: torch.device) -> str:
             "it where there is an NVIDIA GPU: pip install --no-build-isolation 'clew[cuda]'."
         )
     return choose(name, device)
+
+
+def check_threads(threads: int) -> None:
+    """ValueError where a number of threads is none."""
+    if threads < 0:
+        raise ValueError(f"threads = {threads} must not be negative.")
+
+
+def use_threads(threads: int) -> None:
+    """Compute by so many CPU threads; 0 changes nothing."""
+    if threads:
+        torch.set_num_threads(threads)

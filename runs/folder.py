@@ -170,6 +170,8 @@ def read_config(path: Path) -> tuple[Config, str | None]:
     Raises:
         ValueError: where the folder is not a run, or its config is damaged or was changed.
     """
+    if path.is_file():
+        raise ValueError(f"{path} is a file: name the folder of a run, such as outputs/NAME.")
     if not path.is_dir():
         raise ValueError(f"There is no folder {path}.")
     if not (path / CONFIG).is_file():

@@ -27,7 +27,9 @@ from runs import checkpoint, folder
 from runs.config import Config
 from runs.evaluation import returns
 from runs.evaluation.evaluate import evaluate
+from runs.evaluation.subject import load_subject
 from runs.evaluation.suite import Budget, Subject
+from runs.evaluation.suites import ALL, find_suites
 from runs.progress import Progress
 from runs.storage import StorageError, writing
 from runs.train import Trainer
@@ -234,6 +236,14 @@ def _nothing_learned(config: Config) -> str:
     )
 
 
+def _is_measurable(run: Path) -> bool:
+    """Whether there is a suite that can measure a run."""
+    try:
+        return bool(find_suites((ALL,), load_subject(run)))
+    except ValueError:
+        return False
+
+
 def _conclude(console: Console, trainer: Trainer) -> None:
     """Where the run lies, and what to try next."""
     if not trainer.learner.updates:
@@ -242,7 +252,7 @@ def _conclude(console: Console, trainer: Trainer) -> None:
     model_only = trainer.config.model_only
     measure = f"evaluate {run} --episodes 500 --seed 1"
     if model_only:
-        measure = f"evaluate {run} --suite all"
+        measure = f"evaluate {run} --suite all" if _is_measurable(trainer.folder) else ""
     if trainer.restarts:
         console.print(f"Environments failed and were begun anew {trainer.restarts} times.")
     if trainer.skipped:
@@ -253,7 +263,7 @@ def _conclude(console: Console, trainer: Trainer) -> None:
         )
     lines = [
         f"The run lies in {trainer.folder}. Next:",
-        *[f"  {program('clew')} {measure}"] * bool(trainer.config.env),
+        *[f"  {program('clew')} {measure}"] * bool(trainer.config.env and measure),
         f"  {program('tensorboard')} --logdir {run}",
         f"  {program('clew')} train --resume {run} --steps {2 * trainer.config.steps}",
     ]

@@ -72,10 +72,11 @@ def add(run: Path, results: Path) -> Path:
         ValueError: where it is no run, was not evaluated, or belongs to no row.
     """
     config, recipe = folder.read_config(run)
+    row = row_of(config)
     report = newest_report(run, "return")
     if not report:
         raise ValueError(f"{run} was not evaluated yet: clew evaluate {run}")
-    path = results / row_of(config).name / player_of(config, recipe) / f"seed-{config.seed}"
+    path = results / row.name / player_of(config, recipe) / f"seed-{config.seed}"
     path.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(run / name, path / name)
@@ -89,7 +90,10 @@ def row_of(config: Config) -> Row:
         if (config.env, config.env_kwargs) == (row.env, row.env_kwargs):
             return row
     tasks = "; ".join(f"{row.env} {row.env_kwargs or ''}".strip() for row in ROWS)
-    raise ValueError(f"No row is about {config.env} {config.env_kwargs}. There are: {tasks}.")
+    raise ValueError(
+        f"No row is about {config.env} {config.env_kwargs}. There are: {tasks}. To put this run "
+        "beside others, use: clew compare RUN RUN"
+    )
 
 
 def player_of(config: Config, recipe: str | None) -> str:
@@ -237,7 +241,9 @@ def rebuild(results: Path, readme: Path) -> None:
     Raises:
         ValueError: where nothing is kept yet, or README has no place for the table.
     """
-    found, text = read(results), readme.read_text() if readme.is_file() else ""
+    if not readme.is_file():
+        raise ValueError(f"There is no file {readme}: name one by --readme.")
+    found, text = read(results), readme.read_text()
     if not found:
         raise ValueError(f"{results} keeps no results yet: clew report results --add RUN")
     if text.count(BEGIN) != 1 or text.count(END) != 1:

@@ -26,6 +26,7 @@ from runs.session import default_name
 from worldmodel.spaces import flatten_space
 
 Kind = Literal["ppo", "recurrent-ppo", "random", "oracle"]
+LEARNERS = ("ppo", "recurrent-ppo")
 
 
 def run(kind: Kind, config: Config, settings: BaselineConfig, out: Path, name: str = "") -> Path:
@@ -40,9 +41,8 @@ def run(kind: Kind, config: Config, settings: BaselineConfig, out: Path, name: s
     with folder.refusing(), folder.claim(path, exact=bool(name)) as path:
         _check(kind, config, settings)
         folder.write_config(path, config, f"baseline {kind}", "torch")
-    console.print(
-        f"Baseline {kind} in {config.env}, {config.steps:,} steps: {path}", soft_wrap=True
-    )
+    learns = f"{config.steps:,} steps" if kind in LEARNERS else "which learns nothing"
+    console.print(f"Baseline {kind} in {config.env}, {learns}: {path}", soft_wrap=True)
     if config.threads:
         torch.set_num_threads(config.threads)
     final = path / "checkpoints" / f"step-{config.steps:010d}"

@@ -25,6 +25,7 @@ from runs.evaluation.suite import (
 )
 
 POINTS = 6  # moments at which the memory is cleared once
+NOT_SHOWN = "not shown"
 NAMES = {"once": "cleared once, after", "every": "cleared every"}
 
 
@@ -97,25 +98,28 @@ def sheets(report: Report) -> list[Sheet]:
 def headline(report: Report) -> dict[str, str]:
     """What a comparison shows: the shortest reach of memory that keeps 90 % of what it earns.
 
-    None where it earns no more, for sure, than with memory off.
+    Not shown where so many episodes do not tell it from what is earned with memory off.
     """
     key = _key(report)
     off, on = report["every"][0][key], report["whole"][key]
     floor, whole = value_of(off), value_of(on)
     enough = (f for f in report["every"] if value_of(f[key]) >= floor + 0.9 * (whole - floor))
     least = next((counted(found["steps"]) for found in enough), "all of the episode")
-    return {"memory needed": least if surely_more(on, off) else "none"}
+    return {"memory needed": least if surely_more(on, off) else NOT_SHOWN}
 
 
 def verdict(report: Report) -> str:
     """What was needed of the memory, and when, in a sentence."""
     key, (least,) = _key(report), headline(report).values()
-    if least == "none":
-        return f"No memory needed: with memory off the {key} is not surely less."
+    if least == NOT_SHOWN:
+        return (
+            f"That memory is needed is not shown: with memory off the {key} is not clearly less in "
+            "so many episodes."
+        )
     worst = min(report["once"], key=lambda found: value_of(found[key]))
     text = f"Nine tenths of what memory earns take a memory of {least}."
     if not surely_more(report["whole"][key], worst[key]):
-        return f"{text} To clear it a single time costs nothing for sure."
+        return f"{text} What it costs to clear it a single time does not show in so many episodes."
     when = f"after {counted(worst['steps'])} ({written(worst[key])})"
     return f"{text} To clear it a single time costs most {when}."
 

@@ -19,6 +19,8 @@ from runs.evaluation.statistics import Measure, iqm_ci, rates_ci, written
 from runs.evaluation.suite import Report, Sheet
 from runs.evaluation.suites import SUITES
 
+UNLEARNED = ("random", "oracle")  # players that no run has made
+
 Reports = dict[Path, dict[str, Report]]
 
 
@@ -66,16 +68,17 @@ def headlines(reports: dict[str, Report]) -> dict[str, str]:
 
 def differences(found: Reports) -> str:
     """What was not the same for all, so that nobody compares it without knowing."""
-    notes, names = [], short_names(list(found))
-    for key in ("env", "env_kwargs", "episodes", "seed", "max_steps"):
-        whose: dict[str, list[str]] = defaultdict(list)
-        for run, reports in found.items():
-            for value in sorted({json.dumps(r[key]) for r in reports.values() if key in r}):
-                whose[value].append(names[run])
-        if len(whose) > 1:
-            told = "; ".join(f"{value} ({', '.join(runs)})" for value, runs in whose.items())
-            notes.append(f"{key} differs: {told}.")
-    return " ".join(notes)
+    notes, names = defaultdict(list), short_names(list(found))
+    for suite in dict.fromkeys(suite for reports in found.values() for suite in reports):
+        for key in ("env", "env_kwargs", "episodes", "seed", "max_steps"):
+            whose: dict[str, list[str]] = defaultdict(list)
+            for run, reports in found.items():
+                if key in reports.get(suite, {}):
+                    whose[json.dumps(reports[suite][key])].append(names[run])
+            if len(whose) > 1:
+                told = "; ".join(f"{value} ({', '.join(runs)})" for value, runs in whose.items())
+                notes[f"{key} differs: {told}."].append(suite)
+    return " ".join(f"In {', '.join(suites)}, {note}" for note, suites in notes.items())
 
 
 def together(found: Reports) -> list[Sheet]:
@@ -125,8 +128,13 @@ def _settings(run: Path, report: Report) -> tuple[str, int]:
 
 
 def joint(reports: Sequence[Report], who: str) -> tuple[Measure, Measure | None]:
-    """Return and, where it is told, success of a player over the episodes of several runs."""
+    """Return and, where it is told, success of a player over the episodes of several runs.
+
+    Of who learned nothing, the same episodes count once.
+    """
     each = [report["players"][who]["each"] for report in reports]
+    if who in UNLEARNED:
+        each = [part for k, part in enumerate(each) if part not in each[:k]]
     successes = [list(map(bool, part["success"])) for part in each]
     reported = any(value is not None for part in each for value in part["success"])
     share = rates_ci(successes) if reported else None

@@ -155,10 +155,10 @@ class _Probe:
         steps = torch.zeros(self.rows, dtype=torch.long)
         arrived = torch.zeros(self.rows, dtype=torch.bool)
         for _ in range(math.ceil(LONGEST * self.task.length)):
-            imagined, after = self._imagine(carry, self.forward)
+            latents, after = self._imagine(carry, self.forward)
             carry = tree_where(arrived, carry, after)
             steps += ~arrived
-            arrived |= self.model.decode(imagined.latents)[self.name][:, self.task.end] > 0.5
+            arrived |= self.model.decode(latents)[self.name][:, self.task.end] > 0.5
             if arrived.all():
                 break
         right = (self._right(carry) & arrived).tolist()

@@ -44,6 +44,7 @@ def describe(subject: Subject, budget: Budget) -> Report:
     return {
         "run": subject.run.name,
         "steps": subject.steps,
+        "steps_planned": (subject.learned or config).steps,
         "env": config.env,
         "env_kwargs": config.env_kwargs,
         "episodes": budget.episodes,

@@ -22,7 +22,7 @@ from envs.registry import make
 from runs.config import Config
 from runs.evaluation import dreamed
 from runs.evaluation.play import RandomPlayer, always, never, play_new, player_of
-from runs.evaluation.returns import chance
+from runs.evaluation.returns import chance, odd
 from runs.evaluation.statistics import rate_ci, surely_more, written
 from runs.evaluation.suite import Budget, Report, Sheet, Subject, Suite, Tell
 
@@ -34,6 +34,8 @@ PRECISION = 1.25  # of the shortest delay that is not solved, by the longest tha
 def missing(subject: Subject) -> str:
     """What a subject lacks whose task has no delay, or does not say whether it was solved."""
     config = subject.config
+    if fault := odd(config):
+        return fault
     if not delay_argument(config):
         return f"{config.env} has no attribute `delay` that names its argument for the delay"
     if config.model_only:
@@ -175,7 +177,16 @@ def sheets(report: Report) -> list[Sheet]:
 def headline(report: Report) -> dict[str, str]:
     """What a comparison shows; what a policy masters is never shown as what a model predicts."""
     name = "memory horizon, of predictions" if report.get("predicted") else "memory horizon"
-    return {name: f"{report['horizon']:,} steps (trained at {report['trained']:,})"}
+    if not report["horizon"]:
+        return {name: f"none (trained at {report['trained']:,})"}
+    doubt = "" if _needs_memory(report) else "; no better than with memory off"
+    return {name: f"{report['horizon']:,} steps (trained at {report['trained']:,}{doubt})"}
+
+
+def _needs_memory(report: Report) -> bool:
+    """Whether memory is surely of use at the horizon."""
+    (at,) = (point for point in report["by_delay"] if point["delay"] == report["horizon"])
+    return surely_more(at["memory"], at["memory_off"])
 
 
 def verdict(report: Report) -> str:
@@ -192,8 +203,7 @@ def verdict(report: Report) -> str:
     )
     share = f"{horizon / trained:.2g} times the delay of training"
     text = f"Memory horizon: {horizon:,} steps, {share}{until}."
-    (at,) = (point for point in report["by_delay"] if point["delay"] == horizon)
-    if surely_more(at["memory"], at["memory_off"]):
+    if _needs_memory(report):
         return text
     return f"{text} It is not surely better there than with memory off: that may need no memory."
 

@@ -10,7 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from envs import Episode
+from envs.contract import attribute_faults, is_action
 from envs.registry import make
+from envs.stream import can
 from runs.config import Config
 from runs.evaluation.clips import film
 from runs.evaluation.play import (
@@ -58,6 +60,30 @@ def chance(config: Config) -> float | None:
     env = make(config.known_env, config.env_kwargs, config.wrappers)
     env.close()
     return env.get_wrapper_attr("chance") if env.has_wrapper_attr("chance") else None
+
+
+def missing(subject: Subject) -> str:
+    """What a subject lacks, or what is wrong with what its environment says of itself."""
+    return needs_policy(subject) or odd(subject.config)
+
+
+def odd(config: Config) -> str:
+    """What is wrong with the environment's attributes and its oracle; nothing where all is well."""
+    env = make(config.known_env, config.env_kwargs, config.wrappers)
+    try:
+        if fault := next(attribute_faults(env), ""):
+            return f"in {config.env}, {fault}"
+        if not can(env, "oracle"):
+            return ""
+        env.reset(seed=0)
+        action = env.unwrapped.oracle()  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as error:  # whatever a user's oracle raises
+        return f"oracle() of {config.env} raised {type(error).__name__}: {error}"
+    finally:
+        env.close()
+    if is_action(env.action_space, action):
+        return ""
+    return f"oracle() of {config.env} returned {action!r}, which is no action of {env.action_space}"
 
 
 def says_success(*played: Sequence[Episode]) -> bool:
@@ -135,8 +161,7 @@ def headline(report: Report) -> dict[str, str]:
     for name in ("greedy", "memory_off"):
         part = report["players"][name]
         for key in ("return", "success"):
-            if part[key]:
-                found[f"{key}, {NAMES[name]}"] = written(part[key])
+            found[f"{key}, {NAMES[name]}"] = written(part[key])
     return found
 
 
@@ -163,7 +188,7 @@ def clips(subject: Subject, budget: Budget) -> dict[str, Clip]:
 SUITE = Suite(
     name="return",
     about="What the agent earns in new episodes, between its floor and its ceiling.",
-    missing=needs_policy,
+    missing=missing,
     measure=measure,
     sheets=sheets,
     headline=headline,

@@ -3,7 +3,8 @@
 Means have bootstrap intervals (Efron 1979). Rates have Wilson's, since a bootstrap of 200 successes
 in 200 episodes is sure that there is no failure. Several runs are summed up by the interquartile
 mean of what each earns on average (Agarwal et al. 2021). Unlike there, their intervals redraw the
-runs and then the episodes of each: what another seed would have learned is most of the doubt.
+runs as well: what another seed would have learned is most of the doubt. They are never narrower
+than those of the episodes of these very runs.
 
 Few values resample themselves too narrowly: of 3 runs, 95 % intervals of a plain bootstrap hold the
 truth 3 times in 4. So its ends are moved away from the value as far as Student's t asks for (after
@@ -12,6 +13,7 @@ Hesterberg 2015, section 3.4), which holds it 93 to 95 times in 100 of 2, 3, 5 o
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,14 +37,14 @@ def mean_ci(values: Sequence[float]) -> Measure:
 def iqm_ci(runs: Sequence[Sequence[float]]) -> Measure:
     """Interquartile mean of the means of several runs, and its interval."""
     value = float(interquartile_mean(np.array([np.mean(run) for run in runs])))
-    ends = _ends(interquartile_mean(_redrawn_runs(runs)), value, _units(runs))
+    ends = _ends_of_runs(runs, interquartile_mean, value)
     return {"iqm": value, "ci95": ends, "runs": len(runs)}
 
 
 def rates_ci(runs: Sequence[Sequence[bool]]) -> Measure:
     """Rate over several runs: Wilson's interval, or that of redrawn runs where it goes further."""
     found = rate_ci([outcome for run in runs for outcome in run])
-    low, high = _ends(_redrawn_runs(runs).mean(-1), found["rate"], _units(runs))
+    low, high = _ends_of_runs(runs, partial(np.mean, axis=-1), found["rate"])
     low, high = min(low, found["ci95"][0]), max(high, found["ci95"][1])
     return found | {"ci95": [max(0.0, low), min(1.0, high)]}
 
@@ -60,17 +62,19 @@ def _redrawn(values: Sequence[float], times: int, rng: np.random.Generator) -> n
     return np.asarray(values, np.float64)[rng.integers(count, size=(times, count))].mean(-1)
 
 
-def _redrawn_runs(runs: Sequence[Sequence[float]]) -> np.ndarray:
-    """Means of redrawn runs, each of redrawn values, (DRAWS, runs)."""
+def _ends_of_runs(
+    runs: Sequence[Sequence[float]], statistic: Callable[[np.ndarray], np.ndarray], value: float
+) -> list[float]:
+    """Ends of an interval of a statistic of the runs' means: by the episodes, and by the runs."""
     rng, count = np.random.default_rng(SEED), len(runs)
-    means = np.stack([_redrawn(run, DRAWS * count, rng) for run in runs]).reshape(count, DRAWS, -1)
-    chosen = rng.integers(count, size=(1, DRAWS, count))
-    return np.take_along_axis(means, chosen, 0)[0]
-
-
-def _units(runs: Sequence[Sequence[float]]) -> int:
-    """How many independent ones there are: runs, or the episodes of a single one."""
-    return len(runs) if len(runs) > 1 else len(runs[0])
+    by_episodes = np.stack([_redrawn(run, DRAWS, rng) for run in runs], -1)
+    ends = [_ends(statistic(by_episodes), value, sum(map(len, runs)))]
+    if count > 1:
+        means = np.array([np.mean(run) for run in runs])
+        by_runs = means[rng.integers(count, size=(DRAWS, count))]
+        ends.append(_ends(statistic(by_runs), value, count))
+    low, high = zip(*ends, strict=True)
+    return [min(low), max(high)]
 
 
 def _ends(drawn: np.ndarray, value: float, count: int) -> list[float]:
@@ -107,7 +111,8 @@ def rate_ci(outcomes: Sequence[bool]) -> Measure:
     spread = Z95 * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n**2))
     centre, scale = rate + Z95**2 / (2 * n), 1 + Z95**2 / n
     low, high = (centre - spread) / scale, (centre + spread) / scale
-    return {"rate": rate, "ci95": [max(0.0, low), min(1.0, high)]}
+    # Exact at the ends, which rounding may miss.
+    return {"rate": rate, "ci95": [low if rate > 0 else 0.0, high if rate < 1 else 1.0]}
 
 
 def value_of(measure: Measure) -> float:

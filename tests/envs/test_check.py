@@ -147,7 +147,27 @@ class Helpless(Fine):
         raise NotImplementedError("later")
 
 
+class Misspelt(Fine):
+    delay = "wiat"
+
+    def __init__(self, wait=5):
+        self.wait = wait
+
+
+class Lucky(Fine):
+    chance = 33
+
+
+class Vague(Fine):
+    def step(self, action):
+        *found, _ = super().step(action)
+        return *found, {"is_success": "yes"}
+
+
 BROKEN = {
+    Misspelt: "delay = 'wiat' names no argument of Misspelt; it has: wait",
+    Lucky: "chance = 33 is no share: success by guessing, from 0 to 1",
+    Vague: r"info\['is_success'\] = 'yes' is no bool: return True or False",
     Advised: r"explore\(\) returned [23], which is no action of Discrete\(2\)",
     Silent: r"oracle\(\) returned None, which is no action of Discrete\(2\)",
     Helpless: r"oracle\(\) raised NotImplementedError: later \(test_check.py, line \d+\)",

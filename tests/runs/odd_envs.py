@@ -89,6 +89,19 @@ class Swapped(gym.ActionWrapper):
         return self.action_space.n - 1 - action
 
 
+class Ominous(Odd):
+    """What it says of itself is odd: of how sure a guess is, or of what would be best."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        if what == "chance":
+            self.chance = "a third"
+
+    def oracle(self):
+        return {"raises": lambda: 1 / 0, "action": lambda: 7}.get(self.what, lambda: 1)()
+
+
 class Unnamed(Odd):
     """What it calls its delay is no argument's name."""
 

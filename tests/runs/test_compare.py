@@ -14,6 +14,7 @@ from envs import Episode, TMaze
 from runs import folder
 from runs.cli import main
 from runs.evaluation import ablate, horizon, returns
+from runs.evaluation.compare import joint
 from runs.evaluation.evaluate import describe, evaluate
 from runs.evaluation.play import OraclePlayer
 from runs.evaluation.report import newest_report
@@ -46,7 +47,7 @@ def test_runs_side_by_side(copied: Path, tmp_path: Path, capsys: pytest.CaptureF
         "memory horizon",
         "Seeds together",
         "run, other",
-        "episodes differs: 4 (run, other); 6 (other).",
+        "In return, episodes differs: 4 (run); 6 (other).",
     ):
         assert word in page
     assert page.count("data:image/png;base64,") == 1
@@ -79,6 +80,26 @@ def test_the_doubt_about_several_runs_is_that_between_them() -> None:
     learned_and_not = rates_ci([[True] * 200, [False] * 200])
     assert learned_and_not == {"rate": 0.5, "ci95": [0.0, 1.0]}
     assert rates_ci([[True] * 10] * 2) == rate_ci([True] * 20)
+
+
+def test_runs_that_earn_the_same_are_as_sure_as_their_episodes() -> None:
+    """Fails where the noise of episodes is blown up as if it were that between two runs."""
+    run = [-2.2, -1.7, -1.9, -2.0, -2.3, -1.6, -1.8, -2.1] * 3
+    low, high = iqm_ci([run, run])["ci95"]
+    assert -2.1 < low < -1.95 < high < -1.8
+    wider_low, wider_high = iqm_ci([run, [value + 1 for value in run]])["ci95"]
+    assert wider_low < -2 - 3
+    assert wider_high > -1 + 3
+
+
+def test_who_learned_nothing_counts_once() -> None:
+    """Fails where an oracle in the same episodes is as sure as two; agents are two."""
+    each = {"return": [1.0, 0.0, 1.0, 1.0], "success": [True, False, True, True]}
+    report = {"players": {name: {"each": each} for name in ("oracle", "greedy")}}
+    (oracle, share), (greedy, both) = (joint([report, report], who) for who in report["players"])
+    assert (oracle["runs"], greedy["runs"]) == (1, 2)
+    assert share == rates_ci([[True, False, True, True]])
+    assert both["ci95"][0] > share["ci95"][0]
 
 
 def test_no_run_counts_twice(
@@ -183,12 +204,12 @@ def test_memory_is_not_claimed_for_noise() -> None:
 
     bad, good = [0.0, 0.1, 0.1, 0.2], [1.0, 0.9, 1.0, 1.1]
     needed, verdict = said([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.1], bad)
-    assert needed == "none"
-    assert verdict.startswith("No memory needed")
+    assert needed == "not shown"
+    assert verdict.startswith("That memory is needed is not shown")
     needed, verdict = said(bad, good, bad)
     assert needed == "all of the episode"
     assert "costs most after 1 step (0.1 " in verdict
-    assert "costs nothing" in said(bad, good, good)[1]
+    assert "does not show" in said(bad, good, good)[1]
 
 
 def test_horizons_say_where_memory_makes_no_difference() -> None:

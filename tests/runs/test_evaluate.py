@@ -372,6 +372,25 @@ def test_an_oracle_knows_what_actions_mean_in_the_bare_environment_only() -> Non
     assert not dreamed.is_crossable(swapped)
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("chance", "chance = 'a third' is no share"),
+        ("raises", "raised ZeroDivisionError: division by zero"),
+        ("action", "returned 7, which is no action of Discrete(2)"),
+        ("nothing", ""),
+    ],
+)
+def test_what_an_environment_says_of_itself_is_checked_before_play(what: str, said: str) -> None:
+    """Fails where it is found out after everything was played, or taken for an oracle's failure."""
+    subject = known()[0]
+    odd = f"{Path(__file__).with_name('odd_envs.py')}:Ominous"
+    config = replace(subject.config, env=odd, env_kwargs={"what": what})
+    missing = returns.missing(replace(subject, config=config))
+    assert said in missing
+    assert bool(missing) == bool(said)
+
+
 def test_a_delay_that_names_no_argument_is_none() -> None:
     """Fails where that comes out as an error in the middle of an evaluation."""
     unnamed = Config(env=f"{Path(__file__).with_name('odd_envs.py')}:Unnamed")

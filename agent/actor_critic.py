@@ -44,8 +44,8 @@ class BehaviourConfig:
     dream_unimix: float = 0.01
     """Share of uniformly random actions in imagination; when acting, it is 0.01."""
     curiosity: float = 0.0
-    """Reward for each nat by which a record is expected to surprise. It leads where there is
-    something to be found out, and no longer once that is remembered."""
+    """Reward for each nat by which a record is expected to surprise more than the mean. It leads
+    where there is something to be found out, and no longer once that is remembered."""
     compare: bool = False
     """Whether the policy learns by comparing all actions at each start, dreamed for one step, by
     the values after it, and not by what rollouts took; for few discrete actions."""

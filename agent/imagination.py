@@ -54,7 +54,14 @@ def imagine(
 def curious(model: WorldModel, imagined: Imagination, weight: float) -> Imagination:
     """The same rollouts, with so much reward for each nat by which a record was to surprise."""
     suspense = model.suspense(imagined.features[:, :-1], imagined.action.clamp(-1, 1))
-    return imagined._replace(reward=imagined.reward + weight * F.pad(suspense, (1, 0)))
+    found = F.pad(unusual(suspense), (1, 0))
+    return imagined._replace(reward=imagined.reward + weight * found)
+
+
+def unusual(surprise: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Nats beyond the mean: a model that knows little yet is surprised everywhere, which leads
+    nowhere, and would leave values behind that take long to be forgotten."""
+    return (surprise - surprise.mean()).clamp(min=0)
 
 
 @torch.no_grad()

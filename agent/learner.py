@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agent.actor_critic import ActorCritic, BehaviourConfig
 from agent.agent import Agent
-from agent.imagination import branch, curious, imagine
+from agent.imagination import branch, curious, imagine, unusual
 from worldmodel.long_context import LongContextConfig, clean_prefix
 from worldmodel.model import Learned, detach, records_at
 from worldmodel.recall import Past
@@ -179,7 +179,7 @@ class Learner(nn.Module):
         if weight := self.behaviour.config.replay_value:
             # With gradient: what the value depends on must be in the features (as in DreamerV3).
             features = learned.observed.features
-            seen = records, learned.surprise, counts
+            seen = records, unusual(learned.surprise), counts
             replay_value = self.behaviour.replay_value_loss(features, *seen)
             losses["critic"] = losses["critic"] + weight * replay_value
             metrics["replay_value"] = replay_value

@@ -267,7 +267,7 @@ def verdict(report: Report) -> str:
     if told:
         text += f" The state tells of {' and '.join(told)} more than all floors do."
     if untold:
-        text += f" That it tells of {' and '.join(untold)} more than the best floor is not shown."
+        text += f" Nothing more of {' and '.join(untold)} than the best floor tells is shown."
     if unread := [CLAIMS[name] for name in report["better"]["constant"] if _unread(report, name)]:
         text += (
             f" So few mazes do not teach a probe to read {' and '.join(unread)}, even off all that "

@@ -22,15 +22,17 @@ from runs.evaluation import dreamed, horizon
 from runs.evaluation.suite import Budget, Subject, quiet
 from runs.folder import write_config
 from runs.train import Trainer
+from worldmodel.model import Outcome
 
 WIDTH, ROWS = 12, 400
 
 
 class Known(NamedTuple):
-    """What the model by hand knows: the cue (2: none), and how many steps ago it was."""
+    """What the model by hand knows: the cue (2: none), how many steps ago it was, and a reward."""
 
     cue: Tensor
     age: Tensor
+    features: Tensor
 
 
 class Keeper:
@@ -43,16 +45,17 @@ class Keeper:
         self.width, self.span = width, span
 
     def initial(self, rows: int) -> Known:
-        return Known(torch.full((rows,), 2), torch.zeros(rows, dtype=torch.long))
+        return Known(torch.full((rows,), 2), torch.zeros(rows, dtype=torch.long), torch.zeros(rows))
 
     def observe(self, observation, action, first, carry: Known):
         for frame, begins in zip(
             observation["observation"].unbind(1), first.unbind(1), strict=True
         ):
-            cue, age = self.step(carry, begins)
+            cue, age, reward = self.step(carry, begins)
             at_start = frame[:, START] > 0
             shown = frame[:, :2].argmax(-1)
-            carry = Known(torch.where(at_start, shown, cue), torch.where(at_start, 0, age))
+            cue, age = torch.where(at_start, shown, cue), torch.where(at_start, 0, age)
+            carry = Known(cue, age, reward)
         return None, carry, None
 
     def imagine_step(self, carry: Known, action: Tensor, forget: bool):
@@ -60,11 +63,15 @@ class Keeper:
         sure = torch.where(carry.cue == answer, 0.9, 0.1)
         reward = torch.where(carry.cue == 2, 0.4, sure)
         after = self.step(carry, torch.full_like(carry.cue, forget, dtype=torch.bool))
-        return SimpleNamespace(latents=after.age, reward=reward), after
+        return after.age, after._replace(features=reward)
+
+    def outcome(self, features: Tensor) -> Outcome:
+        return Outcome(features, torch.ones_like(features))
 
     def step(self, carry: Known, begins: Tensor) -> Known:
         age = carry.age + 1
-        return Known(torch.where(begins | (age > self.span), 2, carry.cue), age)
+        cue = torch.where(begins | (age > self.span), 2, carry.cue)
+        return Known(cue, age, torch.zeros_like(carry.features))
 
     def decode(self, latents: Tensor) -> dict[str, Tensor]:
         frames = torch.zeros(len(latents), END + 1)

@@ -18,10 +18,14 @@ SMALL = ModelConfig(layers=("scan", "mlp"), width=16, head=8, latents=2, classes
 ROWS, FRAMES = 3, 8
 
 
-def build(model_only: bool = False, **context: object) -> Learner:
+BEHAVIOUR = BehaviourConfig(horizon=3, starts=4)
+
+
+def build(
+    model_only: bool = False, behaviour: BehaviourConfig = BEHAVIOUR, **context: object
+) -> Learner:
     torch.manual_seed(0)
     agent = Agent(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), SMALL)
-    behaviour = BehaviourConfig(horizon=3, starts=4)
     settings = LongContextConfig(**context)  # pyright: ignore[reportArgumentType]
     return Learner(agent, behaviour, OptimiserConfig(), settings, ROWS, model_only)
 
@@ -51,8 +55,10 @@ def test_every_parameter_is_trained_by_one_optimiser(learner: Learner) -> None:
     assert {id(p) for p in groups} == {id(p) for p in trainable}
 
 
-def test_an_update_changes_all_parts_and_keeps_the_carry(learner: Learner) -> None:
+@pytest.mark.parametrize("settings", [{}, {"compare": True}, {"compare": True, "curiosity": 0.1}])
+def test_an_update_changes_all_parts_and_keeps_the_carry(settings: dict) -> None:
     """Fails where a loss does not reach its part, or a carry drags its history along."""
+    learner = build(behaviour=replace(BEHAVIOUR, **settings))
     before = copy.deepcopy(learner.state_dict())
     metrics = learner.update(records(1.0), torch.zeros(ROWS, dtype=torch.bool))
     after = learner.state_dict()

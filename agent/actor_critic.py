@@ -48,7 +48,7 @@ class BehaviourConfig:
     where there is something to be found out, and no longer once that is remembered."""
     compare: bool = False
     """Whether the policy learns by comparing all actions at each start, dreamed for one step, by
-    the values after it, and not by what rollouts took; for few discrete actions."""
+    the values after it, and not by what rollouts took; for Discrete actions."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed returns, beside the imagined ones."""
     slow_rate: float = 0.02
@@ -114,16 +114,13 @@ class ActionDistribution(NamedTuple):
         moved = [(n - mean) * f for n, mean, f in zip(nats, likely, free, strict=True)]
         return advantage * torch.stack(moved).sum(0)
 
-    def gain_of_all(
-        self, actions: Float[Tensor, "a A"], values: Float[Tensor, "*n a"]
-    ) -> Float[Tensor, "*n"]:
-        """What to climb where the values of all actions are known: NeuRD itself, without sampling.
+    def gain_of_all(self, values: Float[Tensor, "*n A"]) -> Float[Tensor, "*n"]:
+        """What to climb where the values of all of A actions are known: NeuRD, without sampling.
 
         Every logit is moved by its action's advantage, however rare the action is.
         """
-        nats = torch.cat(self.unmixed, -1) @ actions.T
-        likely = (torch.cat(self.categories, -1).detach() @ actions.T).exp()
-        advantage = values - (likely * values).sum(-1, keepdim=True)
+        (nats,) = self.unmixed
+        advantage = values - (nats.detach().exp() * values).sum(-1, keepdim=True)
         free = (advantage > 0) | (nats.detach() > math.log(FLOOR))
         return (advantage * free * (nats - nats.mean(-1, keepdim=True))).sum(-1)
 
@@ -255,8 +252,7 @@ class ActorCritic(nn.Module):
             value = self.critic.two_hot.mean(self.critic(branches.features[:, 1]))
         discount = self.config.discount * branches.continuation[:, 1]
         values = (branches.reward[:, 1] + discount * value) / self.scale.scale()
-        actions = branches.action[: len(values) // starts, 0]
-        return policy.gain_of_all(actions, values.view(starts, -1))
+        return policy.gain_of_all(values.view(starts, -1))
 
     def replay_value_loss(
         self,

@@ -51,17 +51,30 @@ def imagine(
 
 
 @torch.no_grad()
-def curious(model: WorldModel, imagined: Imagination, weight: float) -> Imagination:
-    """The same rollouts, with so much reward for each nat by which a record was to surprise."""
-    suspense = model.suspense(imagined.features[:, :-1], imagined.action.clamp(-1, 1))
-    found = F.pad(unusual(suspense), (1, 0))
-    return imagined._replace(reward=imagined.reward + weight * found)
+def curious(
+    model: WorldModel, imagined: Imagination, branches: Imagination | None, weight: float
+) -> tuple[Imagination, Imagination | None]:
+    """The same with so much reward for each nat by which a record was to surprise unusually."""
+    usual = _suspense(model, imagined)
+
+    def paid(one: Imagination) -> Imagination:
+        found = F.pad(unusual(_suspense(model, one), usual), (1, 0))
+        return one._replace(reward=one.reward + weight * found)
+
+    return paid(imagined), branches and paid(branches)
 
 
-def unusual(surprise: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Nats beyond the mean: a model that knows little yet is surprised everywhere, which leads
-    nowhere, and would leave values behind that take long to be forgotten."""
-    return (surprise - surprise.mean()).clamp(min=0)
+def _suspense(model: WorldModel, imagined: Imagination) -> Float[Tensor, "N h"]:
+    return model.suspense(imagined.features[:, :-1], imagined.action.clamp(-1, 1))
+
+
+def unusual(surprise: Float[Tensor, "*n"], usual: Float[Tensor, "*m"]) -> Float[Tensor, "*n"]:
+    """Nats beyond the mean of the usual ones.
+
+    A model that knows little yet is surprised everywhere, which leads nowhere, and would leave
+    values behind that take long to be forgotten.
+    """
+    return (surprise - usual.mean().nan_to_num()).clamp(min=0)
 
 
 @torch.no_grad()

@@ -91,7 +91,8 @@ class Learner(nn.Module):
         self.model, self.optimiser_config, self.context = agent.model, optimiser, context
         width, tokens = agent.config.width, agent.model.sizes.tokens
         self.behaviour = ActorCritic(agent.actor, tokens, width, behaviour)
-        self.actions = agent.model.actions.all() if behaviour.compare else None
+        compares = behaviour.compare and not model_only
+        self.actions = agent.model.actions.all() if compares else None
         self.rates = {
             "model": optimiser.model_lr,
             "actor": optimiser.actor_lr,
@@ -173,13 +174,13 @@ class Learner(nn.Module):
         )
         branches = branch(self.model, start, self.actions) if self.actions is not None else None
         if weight := self.behaviour.config.curiosity:
-            imagined = curious(self.model, imagined, weight)
-            branches = branches and curious(self.model, branches, weight)
+            imagined, branches = curious(self.model, imagined, branches, weight)
         losses, metrics = self.behaviour.imagination_losses(imagined, branches)
         if weight := self.behaviour.config.replay_value:
             # With gradient: what the value depends on must be in the features (as in DreamerV3).
             features = learned.observed.features
-            seen = records, unusual(learned.surprise), counts
+            foreseen = learned.surprise[learned.surprise > 0]
+            seen = records, unusual(learned.surprise, foreseen), counts
             replay_value = self.behaviour.replay_value_loss(features, *seen)
             losses["critic"] = losses["critic"] + weight * replay_value
             metrics["replay_value"] = replay_value

@@ -20,7 +20,8 @@ import numpy as np
 from envs.contract import (
     STEP,
     Fault,
-    attribute_faults,
+    chance_fault,
+    delay_fault,
     is_action,
     reset_faults,
     rule_of,
@@ -112,7 +113,7 @@ class _Player:
 
     def tell_odd_attributes(self) -> None:
         """What evaluation reads off the environment itself."""
-        for fault in attribute_faults(self.env):
+        for fault in filter(None, (chance_fault(self.env), delay_fault(self.env))):
             self.tell(Fault(fault))
 
     def ask(self, name: str, *arguments: Any) -> None:

@@ -23,6 +23,7 @@ MOST = 100  # faults that are told: of one that names something new each time, n
 LARGEST = float(np.finfo(np.float32).max)  # of the numbers that models compute with
 ROOT = "observation"  # the key of an observation that is not a Dict
 STEP = "observation, reward, terminated, truncated, info"
+SUCCESS = bool | np.bool_ | int | float | np.number | None  # of info["is_success"]
 Category = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
@@ -83,7 +84,7 @@ def step_faults(space: gym.Space, result: Any) -> Iterator[Fault]:
             yield Fault(f"{name} = {flag!r} is no bool: return True or False", harmless=True)
     if not isinstance(info, Mapping):
         yield Fault(f"info is of type {type(info).__name__}: return a dict, empty if need be")
-    elif not isinstance(success := info.get("is_success", False), bool | np.bool_ | int | float):
+    elif not isinstance(success := info.get("is_success"), SUCCESS):
         yield Fault(f"info['is_success'] = {success!r} is no bool: return True or False")
 
 
@@ -95,17 +96,24 @@ def is_action(space: gym.Space, action: Any) -> bool:
         return False
 
 
-def attribute_faults(env: gym.Env) -> Iterator[str]:
-    """What is wrong with the attributes by which an environment tells evaluation about itself."""
-    bare = env.unwrapped
-    chance = getattr(bare, "chance", None)
+def chance_fault(env: gym.Env) -> str:
+    """What is wrong with `chance`, the success of whoever guesses; nothing where it is right."""
+    chance = env.get_wrapper_attr("chance") if env.has_wrapper_attr("chance") else None
     number = isinstance(chance, int | float) and not isinstance(chance, bool)
-    if chance is not None and not (number and 0 <= chance <= 1):
-        yield f"chance = {chance!r} is no share: success by guessing, from 0 to 1, such as 0.5"
+    if chance is None or (number and 0 <= chance <= 1):
+        return ""
+    return f"chance = {chance!r} is no share: success by guessing, from 0 to 1, such as 0.5"
+
+
+def delay_fault(env: gym.Env) -> str:
+    """What is wrong with `delay`, the name of an argument; nothing where it is right."""
+    bare = env.unwrapped
     delay, known = getattr(bare, "delay", None), inspect.signature(type(bare)).parameters
-    if isinstance(delay, str) and delay and delay not in known:
-        has = ", ".join(name for name in known if name != "kwargs") or "none"
-        yield f"delay = {delay!r} names no argument of {type(bare).__name__}; it has: {has}"
+    open_ended = any(part.kind is part.VAR_KEYWORD for part in known.values())
+    if not isinstance(delay, str) or not delay or delay in known or open_ended:
+        return ""
+    has = ", ".join(known) or "none"
+    return f"delay = {delay!r} names no argument of {type(bare).__name__}; it has: {has}"
 
 
 def _dict_faults(space: spaces.Dict, value: Any, key: str) -> Iterator[Fault]:

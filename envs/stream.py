@@ -111,7 +111,8 @@ class Stream:
         )
 
     def _summary(self, info: Mapping[str, Any]) -> Episode:
-        success = bool(info["is_success"]) if "is_success" in info else None
+        told = info.get("is_success")
+        success = None if told is None else bool(told)
         return Episode(self._index, len(self._actions), self._return, success)
 
     def explore(self) -> Any:

@@ -240,7 +240,7 @@ def _is_measurable(run: Path) -> bool:
     """Whether there is a suite that can measure a run."""
     try:
         return bool(find_suites((ALL,), load_subject(run)))
-    except ValueError:
+    except Exception:  # whatever an environment raises: nothing is lost by saying less
         return False
 
 

@@ -1,7 +1,5 @@
 """Actions to vectors, by the Gymnasium space: one-hot categories, or boxes scaled to [-1, 1]."""
 
-import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -85,19 +83,17 @@ class ActionCodec(nn.Module):
         return raw.reshape(vector.shape[:-1] + self.shape)
 
     def all(self) -> Float[Tensor, "n A"]:
-        """Every action there is, as vectors.
+        """Every action of a Discrete space, as vectors.
 
         Raises:
-            ValueError: where there are more than `MOST` of them.
+            ValueError: where there are more than `MOST` of them, or it is another space.
         """
-        number = math.inf if self.continuous else math.prod(self.counts)
-        if number > MOST:
+        if len(self.counts) != 1 or self.size > MOST:
             raise ValueError(
-                f"There are {number:,} actions, too many to try them all: {MOST} at most. Set "
-                "behaviour.compare = False."
+                f"behaviour.compare tries every action: it needs a Discrete space of {MOST} at most, "
+                f"and these are {self.about}. Set behaviour.compare = False."
             )
-        parts = [torch.eye(count, device=self.start.device) for count in self.counts]
-        return torch.stack([torch.cat(rows) for rows in itertools.product(*parts)])
+        return torch.eye(self.size, device=self.start.device)
 
     def random(self, number: int) -> Tensor:
         """So many raw actions (number, *shape), drawn uniformly from the space."""

@@ -31,7 +31,7 @@ def local_attention(
     by episode, and is negative for a carried frame that does not exist.
     """
     frames, tokens = q.shape[1:3]
-    if frames == tokens == 1:
+    if frames == tokens == 1 and keys.shape[1] <= SHORT:
         return _one_query(q, keys, values, segment)
     past = keys.shape[1] - frames
     group = max(1, min(frames, LONG // tokens))

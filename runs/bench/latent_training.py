@@ -106,7 +106,7 @@ def film(
 ) -> Films:
     """The first `frames` records of so many episodes, encoded.
 
-    With `turns`, every one leads back all the way at some time that is drawn from there.
+    With `turns`, every one turns back at some time that is drawn from there, and leads back.
     """
     latents, actions = [], []
     while len(latents) * streams.num_envs < episodes:

@@ -71,7 +71,7 @@ class Plan:
     frames: int = 400
     """Frames of a film."""
     turning: bool = False
-    """Whether every film leads back all the way at some time, as those do that are measured."""
+    """Whether every film turns back at some time and leads back, as those do that are measured."""
     codec_updates: int = 1500
     """Updates of the codec, on 128 frames each."""
     codec_passes: int = 1

@@ -11,6 +11,7 @@ if all of those would have succeeded. A world model that learned alone is measur
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 from matplotlib.figure import Figure
 
+from envs.contract import delay_fault
 from envs.registry import make
 from runs.config import Config
 from runs.evaluation import dreamed
@@ -34,7 +36,7 @@ PRECISION = 1.25  # of the shortest delay that is not solved, by the longest tha
 def missing(subject: Subject) -> str:
     """What a subject lacks whose task has no delay, or does not say whether it was solved."""
     config = subject.config
-    if fault := odd(config):
+    if fault := odd(config) or _delay_fault(config):
         return fault
     if not delay_argument(config):
         return f"{config.env} has no attribute `delay` that names its argument for the delay"
@@ -44,6 +46,12 @@ def missing(subject: Subject) -> str:
     if not _says_success(config):
         return f"{config.env} does not report info['is_success'] at the end of an episode"
     return ""
+
+
+def _delay_fault(config: Config) -> str:
+    with closing(make(config.known_env, config.env_kwargs, config.wrappers)) as env:
+        fault = delay_fault(env)
+    return f"in {config.env}, {fault}" if fault else ""
 
 
 def _says_success(config: Config) -> bool:

@@ -5,12 +5,13 @@ actions, and by the environment's oracle where it has one.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from envs import Episode
-from envs.contract import attribute_faults, is_action
+from envs.contract import chance_fault, is_action
 from envs.registry import make
 from envs.stream import can
 from runs.config import Config
@@ -68,19 +69,18 @@ def missing(subject: Subject) -> str:
 
 
 def odd(config: Config) -> str:
-    """What is wrong with the environment's attributes and its oracle; nothing where all is well."""
+    """What is wrong with the environment's `chance` or oracle; nothing where all is well."""
     env = make(config.known_env, config.env_kwargs, config.wrappers)
-    try:
-        if fault := next(attribute_faults(env), ""):
+    with closing(env):
+        if fault := chance_fault(env):
             return f"in {config.env}, {fault}"
         if not can(env, "oracle"):
             return ""
         env.reset(seed=0)
-        action = env.unwrapped.oracle()  # pyright: ignore[reportAttributeAccessIssue]
-    except Exception as error:  # whatever a user's oracle raises
-        return f"oracle() of {config.env} raised {type(error).__name__}: {error}"
-    finally:
-        env.close()
+        try:
+            action = env.unwrapped.oracle()  # pyright: ignore[reportAttributeAccessIssue]
+        except Exception as error:  # whatever it raises, it is told
+            return f"oracle() of {config.env} raised {type(error).__name__}: {error}"
     if is_action(env.action_space, action):
         return ""
     return f"oracle() of {config.env} returned {action!r}, which is no action of {env.action_space}"

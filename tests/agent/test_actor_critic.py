@@ -64,9 +64,8 @@ def test_a_box_policy_moves_to_the_rewarded_value() -> None:
     assert mean.item() == pytest.approx(0.5, abs=0.2)
 
 
-def categories(*logits: torch.Tensor) -> ActionDistribution:
-    own = tuple(part.log_softmax(-1) for part in logits)
-    return ActionDistribution(tuple(unimix(part) for part in logits), own)
+def categories(logits: torch.Tensor) -> ActionDistribution:
+    return ActionDistribution((unimix(logits),), (logits.log_softmax(-1),))
 
 
 def test_comparing_moves_every_logit_by_its_advantage() -> None:
@@ -76,25 +75,13 @@ def test_comparing_moves_every_logit_by_its_advantage() -> None:
     what all logits have in common moves none.
     """
     logits = torch.tensor([[0.0, 9.0, 0.0]], requires_grad=True)
-    gain = categories(logits).gain_of_all(torch.eye(3), torch.tensor([[1.0, 0.0, 0.5]]))
+    gain = categories(logits).gain_of_all(torch.tensor([[1.0, 0.0, 0.5]]))
     (gradient,) = torch.autograd.grad(gain.sum(), [logits])
-    torch.testing.assert_close(gradient, torch.tensor([[0.5, -0.5, 0.0]]), atol=0.02, rtol=0)
-    # Below the floor nothing is pushed any further down; what others gain lifts them off it.
-    worse = categories(logits).gain_of_all(torch.eye(3), torch.tensor([[-1.0, 0.0, -0.5]]))
+    torch.testing.assert_close(gradient, torch.tensor([[0.5, -0.5, 0.0]]), atol=1e-3, rtol=0)
+    # Below the floor nothing is pushed any further down.
+    worse = categories(logits).gain_of_all(torch.tensor([[-1.0, 0.0, -0.5]]))
     (gradient,) = torch.autograd.grad(worse.sum(), [logits])
-    assert gradient.abs().max() < 0.02
-
-
-def test_parts_of_an_action_are_compared_together() -> None:
-    """Fails where the values of pairs are taken for those of other pairs."""
-    codec = ActionCodec(spaces.MultiDiscrete([2, 3]))
-    first, second = (torch.zeros(1, n, requires_grad=True) for n in (2, 3))
-    values = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0, 1.0]])  # the last of the second part
-    gain = categories(first, second).gain_of_all(codec.all(), values)
-    gradients = torch.autograd.grad(gain.sum(), [first, second])
-    torch.testing.assert_close(gradients[0], torch.zeros(1, 2), atol=1e-6, rtol=0)
-    assert gradients[1].argmax() == 2
-    assert gradients[1][0, :2].max() < 0
+    assert gradient.abs().max() < 2e-4
 
 
 def compared(behaviour: ActorCritic, reward_of, rows: int = 8) -> tuple[Imagination, Imagination]:
@@ -254,12 +241,13 @@ def test_surprise_is_worth_something_to_the_curious_alone() -> None:
     features, nothing = torch.ones(2, 3, 1, WIDTH), torch.zeros(2, 3)
     found, flags = torch.full((2, 3), 4.0), torch.zeros(2, 3, dtype=torch.bool)
     losses = []
-    for curiosity, reward, surprise in ((0.5, nothing, found), (0.0, 0.5 * found, found)):
+    for curiosity, reward in ((0.5, nothing), (0.0, 0.5 * found), (0.0, nothing)):
         torch.manual_seed(0)
         behaviour = actor_critic(curiosity=curiosity)
+        torch.nn.init.normal_(behaviour.critic.net[-1].weight)
         records = Records({}, nothing, reward, flags, flags)
-        losses.append(behaviour.replay_value_loss(features, records, surprise, ~flags))
-    assert losses[0] == losses[1]
+        losses.append(behaviour.replay_value_loss(features, records, found, ~flags))
+    assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize(

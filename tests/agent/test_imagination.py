@@ -71,7 +71,8 @@ def test_the_curious_are_rewarded_for_what_they_will_find_out(agent: Agent) -> N
     """Fails where suspense counts for another record than the one that ends it."""
     _, carry, _ = observed(agent, 5)
     dream = imagine(agent.model, forward, carry, torch.ones(4), 3)
-    more = curious(agent.model, dream, 0.5)
+    branches = branch(agent.model, carry, agent.model.actions.all())
+    more, paid = curious(agent.model, dream, branches, 0.5)
     gained = more.reward - dream.reward
     mean = agent.model.suspense(dream.features[:, :-1], dream.action).mean()
     assert not gained[:, 0].any()
@@ -80,6 +81,10 @@ def test_the_curious_are_rewarded_for_what_they_will_find_out(agent: Agent) -> N
         beyond = (suspense - mean).clamp(min=0)
         torch.testing.assert_close(gained[:, t + 1], 0.5 * beyond)
     assert gained.max() > 0.01
+    assert paid
+    suspense = agent.model.suspense(branches.features[:, 0], branches.action[:, 0])
+    beyond = (suspense - mean).clamp(min=0)  # what is usual is the same for both
+    torch.testing.assert_close(paid.reward[:, 1] - branches.reward[:, 1], 0.5 * beyond)
     assert torch.equal(more.features, dream.features)
 
 

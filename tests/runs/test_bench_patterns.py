@@ -190,7 +190,7 @@ def test_frames_count_as_often_as_is_asked() -> None:
     assert any(batch.diff().abs().max() > 4 for batch in mixed)
 
 
-def test_films_lead_back_all_the_way_where_asked() -> None:
+def test_films_lead_back_where_asked() -> None:
     """Fails where films turn back too late, at one time only, or not where they came from."""
     plan, episodes, frames = patterns.tiny(Plan(env="clew/LedMaze-7x7-v0")), 8, 80
     with closing(make_streams(patterns._config(plan, "gru"), episodes, 0)) as streams:

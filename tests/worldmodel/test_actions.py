@@ -87,13 +87,13 @@ def test_a_box_of_one_point_gives_no_nan() -> None:
 
 def test_all_actions_are_there_once() -> None:
     """Fails where an action is missing or comes twice."""
-    codec = ActionCodec(spaces.MultiDiscrete([2, 3]))
-    raw = codec.decode(codec.all())
-    assert sorted(map(tuple, raw.tolist())) == [(a, b) for a in range(2) for b in range(3)]
-    assert torch.equal(codec.encode(raw), codec.all())
+    codec = ActionCodec(spaces.Discrete(3, start=2))
+    assert codec.decode(codec.all()).tolist() == [2, 3, 4]
 
 
-@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (1,)), spaces.MultiDiscrete([5, 5, 5])])
+@pytest.mark.parametrize(
+    "space", [spaces.Box(-1, 1, (1,)), spaces.MultiDiscrete([2, 2]), spaces.Discrete(65)]
+)
 def test_too_many_actions_to_try_are_refused(space) -> None:
     """Fails where memory runs out instead, or nothing says what to do."""
     with pytest.raises(ValueError, match=r"behaviour\.compare"):

@@ -90,8 +90,8 @@ class ActionCodec(nn.Module):
         """
         if len(self.counts) != 1 or self.size > MOST:
             raise ValueError(
-                f"behaviour.compare tries every action: it needs a Discrete space of {MOST} at most, "
-                f"and these are {self.about}. Set behaviour.compare = False."
+                f"behaviour.compare tries every action, which has to be one of {MOST} at most in a "
+                f"Discrete space; these are {self.about}. Set behaviour.compare = False."
             )
         return torch.eye(self.size, device=self.start.device)
 
